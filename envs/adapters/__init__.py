@@ -1,0 +1,1 @@
+"""Other libraries' environments as ours. Each module imports its library only when it makes one."""

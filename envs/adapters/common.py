@@ -1,0 +1,92 @@
+"""What every adapter does to states that it didn't design."""
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.errors import InputError
+
+
+def _cast(x, dtype):
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return x
+    return jax.lax.convert_element_type(x, dtype)  # also drops a weak type
+
+
+def settle(state: Any, step: Callable) -> Any:
+    """A fresh state with the types that it keeps under `step`, so that a scan can carry it.
+
+    Upstream resets hold Python numbers and weak types where steps hold arrays: 0 becomes 0.25.
+    """
+    after = jax.eval_shape(step, state)
+    return jax.tree.map(lambda x, y: _cast(x, jnp.promote_types(jnp.result_type(x), y.dtype)), state, after)
+
+
+def like(state: Any, before: Any) -> Any:
+    """A stepped state with the types it had before."""
+    return jax.tree.map(lambda x, y: _cast(x, jnp.result_type(y)), state, before)
+
+
+def scalar(x: Any, dtype=jnp.float32) -> jax.Array:
+    """A reward or a flag, () whatever upstream's shape (1,) or Python number."""
+    return jnp.asarray(x, dtype).reshape(())
+
+
+@contextlib.contextmanager
+def quiet():
+    """Brax and mujoco print and warn at import, from C too: what jaxrl prints must stay its own."""
+    sys.stdout.flush(), sys.stderr.flush()
+    saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+    try:
+        with open(os.devnull, "w") as null, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for fd, _ in saved:
+                os.dup2(null.fileno(), fd)
+            yield
+            sys.stdout.flush(), sys.stderr.flush()
+    finally:
+        for fd, copy in saved:
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
+def scaled(model: Any, physics: dict[str, jax.Array], places: dict[str, str]) -> Any:
+    """A physics model (brax's system, mjx's model) with each named part times its scale."""
+    for name, scale in physics.items():
+        path = places[name].split(".")
+        model = model.tree_replace({places[name]: functools.reduce(getattr, path, model) * scale})
+    return model
+
+
+def number(name: str, value: Any, default: Any) -> jax.Array:
+    """A parameter as a leaf: float32, int32 or bool as its default is, and of its default's shape."""
+    kind = np.asarray(default).dtype.kind
+    dtype = {"f": jnp.float32, "i": jnp.int32, "u": jnp.int32, "b": jnp.bool_}[kind]
+    try:
+        x = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: {value!r} is not a number") from None
+    if x.shape != np.shape(default):
+        raise InputError(f"{name}: {value!r} has shape {x.shape} instead of {np.shape(default)}")
+    if not np.isfinite(x).all():
+        raise InputError(f"{name}: {value!r} is not finite")
+    if kind != "f" and (x != x.astype(dtype)).any():
+        raise InputError(f"{name}: {value!r} is not {'true or false' if kind == 'b' else 'an integer'}")
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(x, dtype)
+
+
+def time_limit(params: dict, default: int) -> int:
+    """`max_steps`, taken out of the parameters."""
+    limit = params.pop("max_steps", default)
+    if not isinstance(limit, int) or limit < 1:
+        raise InputError(f"max_steps: {limit!r} is outside [1, inf)")
+    return limit

@@ -1,0 +1,214 @@
+"""The environment protocol, and the wrappers every environment goes through.
+
+Two levels, both pytrees whose float leaves are physics (so an environment is an argument, can be
+vmapped over, and changing gravity recompiles nothing):
+
+- `Env`: *one* episode. `reset(key) -> (state, obs)`; `step(key, state, action) -> Step`.
+  Wrappers (`TimeLimit`, `RescaleAction`) go from `Env` to `Env`.
+- `World`: *n* episodes in a row, for ever. `reset(key, n) -> (state, obs)`;
+  `step(key, state, action) -> (state, Transition)`. `AutoReset(env)` makes one.
+
+`envs.make(name)` gives a world. Learners know only worlds: one whose rows are environments x agents
+is as good as any.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from envs.spaces import Box, Space
+
+
+class Step(NamedTuple):
+    """What one step of one environment gives. `terminated`: no future; `truncated`: only cut short."""
+
+    state: Any
+    obs: Any
+    reward: jax.Array  # (), or (K,) objectives
+    terminated: jax.Array  # () bool
+    truncated: jax.Array  # () bool
+
+
+class Transition(NamedTuple):
+    """What one step of a world gives, [N, ...]. `obs` begins the next step, `final_obs` ended this one:
+    they differ where the episode was cut (terminated or truncated) and a new one has begun."""
+
+    obs: Any
+    reward: jax.Array  # [N] or [N, K]
+    terminated: jax.Array  # [N] bool
+    truncated: jax.Array  # [N] bool; False where terminated
+    final_obs: Any
+
+
+class Env(Protocol):
+    """One episode at a time. Implementations are `flax.struct` dataclasses."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def observation_space(self) -> Space: ...
+    @property
+    def action_space(self) -> Space: ...
+    @property
+    def max_steps(self) -> int: ...  # the length at which an episode is cut; 0: never
+
+    def reset(self, key: jax.Array) -> tuple[Any, Any]: ...
+    def step(self, key: jax.Array, state: Any, action: jax.Array) -> Step: ...
+
+
+class World(Protocol):
+    """n episodes in a row, for ever: what a learner is given."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def observation_space(self) -> Space: ...
+    @property
+    def action_space(self) -> Space: ...
+    @property
+    def max_steps(self) -> int: ...
+
+    def reset(self, key: jax.Array, n: int) -> tuple[Any, Any]: ...
+    def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Transition]: ...
+
+
+@struct.dataclass
+class Wrapper:
+    """An environment around another; what it does not define is the inner one's."""
+
+    env: Any
+
+    @property
+    def name(self) -> str:
+        return self.env.name
+
+    @property
+    def observation_space(self) -> Space:
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        return self.env.action_space
+
+    @property
+    def max_steps(self) -> int:
+        return self.env.max_steps
+
+    def reset(self, key):
+        return self.env.reset(key)
+
+    def step(self, key, state, action):
+        return self.env.step(key, state, action)
+
+
+@struct.dataclass
+class TimeLimit(Wrapper):
+    """Truncates (does not terminate) after `limit` steps."""
+
+    limit: int = struct.field(pytree_node=False, default=1000)
+
+    @property
+    def max_steps(self) -> int:
+        return min(self.limit, self.env.max_steps or self.limit)
+
+    def reset(self, key):
+        state, obs = self.env.reset(key)
+        return (state, jnp.int32(0)), obs
+
+    def step(self, key, state, action):
+        inner, count = state
+        s = self.env.step(key, inner, action)
+        cut = s.truncated | (count + 1 >= self.limit)
+        return s._replace(state=(s.state, count + 1), truncated=cut)
+
+
+@struct.dataclass
+class RescaleAction(Wrapper):
+    """Actions in [-1, 1] for an environment whose actions are a bounded box; outside, they are clipped."""
+
+    @property
+    def action_space(self) -> Box:
+        return Box(-1.0, 1.0, self.env.action_space.shape)
+
+    def native(self, action):
+        """The inner environment's action for one in [-1, 1]."""
+        box = self.env.action_space
+        low, high = jnp.asarray(box.low, jnp.float32), jnp.asarray(box.high, jnp.float32)
+        return low + (jnp.clip(action, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+
+    def step(self, key, state, action):
+        return self.env.step(key, state, self.native(action))
+
+
+@struct.dataclass
+class Randomise(Wrapper):
+    """Draws the environment's physics anew at each reset and keeps them in its state.
+
+    `draw(key, env) -> env` (static) returns the environment with other float leaves: one policy then
+    learns *across* physics. (A vmap over environments gives one policy *per* physics.)
+    """
+
+    draw: Any = struct.field(pytree_node=False, default=None)
+
+    def reset(self, key):
+        kd, kr = jax.random.split(key)
+        env = self.draw(kd, self.env)
+        state, obs = env.reset(kr)
+        return (state, env), obs
+
+    def step(self, key, state, action):
+        inner, env = state
+        s = env.step(key, inner, action)
+        return s._replace(state=(s.state, env))
+
+
+@struct.dataclass
+class AutoReset:
+    """A world of n copies of an environment, each begun again, with a fresh key, when it is cut.
+
+    `resets`: how many fresh starts are drawn at each step (0: one per copy). The copies cut at this
+    step take them in turn, so none is shared unless more than `resets` are cut at once: worth it
+    where a reset is dear.
+    """
+
+    env: Any
+    resets: int = struct.field(pytree_node=False, default=0)
+
+    @property
+    def name(self) -> str:
+        return self.env.name
+
+    @property
+    def observation_space(self) -> Space:
+        return self.env.observation_space
+
+    @property
+    def action_space(self) -> Space:
+        return self.env.action_space
+
+    @property
+    def max_steps(self) -> int:
+        return self.env.max_steps
+
+    def reset(self, key, n):
+        return jax.vmap(self.env.reset)(jax.random.split(key, n))
+
+    def step(self, key, state, action):
+        n = jax.tree.leaves(action)[0].shape[0]
+        fresh = min(self.resets or n, n)
+        key_step, key_reset = jax.random.split(key)
+        s = jax.vmap(self.env.step)(jax.random.split(key_step, n), state, action)
+        done = s.terminated | s.truncated
+        start = self.reset(key_reset, fresh)
+        if fresh < n:
+            turn = (jnp.cumsum(done) - 1) % fresh
+            start = jax.tree.map(lambda x: x[turn], start)
+
+        def choose(new, old):
+            # the state after a reset may have weaker types than the one after a step
+            return jnp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new.astype(old.dtype), old)
+
+        state, obs = jax.tree.map(choose, start, (s.state, s.obs))
+        return state, Transition(obs, s.reward, s.terminated, s.truncated & ~s.terminated, s.obs)

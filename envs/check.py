@@ -1,0 +1,342 @@
+"""Does an environment keep the protocol? `jaxrl check-env ENV` prints what `check` finds."""
+
+import collections
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs import registry
+from envs.base import AutoReset, Transition
+from envs.spaces import Box, Discrete, MultiDiscrete, Space
+
+COPIES = 4
+CHANCE = 1e-6  # a coincidence rarer than this is a fault
+
+
+class Problem(NamedTuple):
+    """`about`: the property that fails. `what`: the value found and the one expected, in one line."""
+
+    about: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.what}"
+
+
+def check(world: Any, steps: int = 1001, seed: int = 0) -> list[Problem]:
+    """What is wrong with a world, an env or an env's name after `steps` random steps of four copies.
+
+    Finds nothing about a time limit of `steps` or more, nor about ends that random actions never reach.
+    """
+    problems = []
+    if isinstance(world, str):
+        name, world = world, registry.make(world)
+        if jax.tree.structure(registry.make(name)) != jax.tree.structure(world):
+            problems.append(Problem("names", "two makes have unequal static fields: each would compile anew"))
+    if not registry.is_world(world):
+        world = AutoReset(world)
+    return problems + list(_check(world, steps, jax.random.key(seed)))
+
+
+def _run(world: Any, key: jax.Array, steps: int) -> tuple[Any, Transition, Any]:
+    """First observation, transitions [T, N, ...] and actions of random play."""
+
+    def one(carry, key):
+        ka, ks = jax.random.split(key)
+        action = _sample(world.action_space, ka)
+        state, tr = world.step(ks, carry, action)
+        state = jax.tree.map(lambda x, y: x.astype(y.dtype), state, carry)
+        return state, (tr, action)
+
+    kr, ks = jax.random.split(key)
+    state, first = world.reset(kr, COPIES)
+    _, (trs, actions) = jax.lax.scan(one, state, jax.random.split(ks, steps))
+    return first, trs, actions
+
+
+def _sample(space: Space, key: jax.Array) -> Any:
+    return jax.vmap(space.sample)(jax.random.split(key, COPIES))
+
+
+def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
+    if not isinstance(world.name, str):
+        yield Problem("name", f"{world.name!r}, expected a string")
+    limit = world.max_steps
+    if not isinstance(limit, int) or limit < 0:
+        yield Problem("max_steps", f"{limit!r}, expected a whole number from 0")
+        limit = 0
+    if not isinstance(world.action_space, Discrete | MultiDiscrete | Box):
+        yield Problem("action space", f"{world.action_space}, expected Discrete, MultiDiscrete or Box")
+        return
+
+    def traced(about, f, *args):
+        """Shapes of f(*args), or the problem that it raises."""
+        try:
+            return jax.eval_shape(f, *args), None
+        except Exception as e:
+            return None, Problem(about, f"raises {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+
+    reset, failed = traced("reset", lambda w, k: w.reset(k, COPIES), world, key)
+    if failed:
+        yield failed
+        return
+    if not isinstance(reset, tuple) or len(reset) != 2:
+        yield Problem("reset", f"gives {type(reset).__name__}, expected (state, observation)")
+        return
+    state, obs = reset
+    shapes = list(_shapes("observation after reset", obs, world.observation_space))
+    yield from shapes
+
+    action = jax.eval_shape(lambda k: _sample(world.action_space, k), key)
+    stepped, failed = traced("step", lambda w, *a: w.step(*a), world, key, state, action)
+    if failed:
+        yield failed
+        return
+    if not (isinstance(stepped, tuple) and len(stepped) == 2 and isinstance(stepped[1], Transition)):
+        yield Problem("step", f"gives {type(stepped).__name__}, expected (state, Transition)")
+        return
+    after, tr = stepped
+    if jax.tree.structure(after) != jax.tree.structure(state):
+        yield Problem("state", "has another structure after a step than after a reset: a scan cannot carry it")
+        return
+    types = list(_types(_unreset(world, key, state, action) or after, state))
+    yield from types
+    more = list(_shapes("final observation", tr.final_obs, world.observation_space))
+    if not shapes:
+        more += _shapes("observation after step", tr.obs, world.observation_space)
+    yield from more
+    flags = list(_flags(tr))
+    yield from flags
+    if shapes or more or flags or any(p.about == "state shape" for p in types):
+        return
+
+    first, trs, actions = run = jax.jit(lambda w, k: _run(w, k, steps))(world, key)
+    again = jax.jit(lambda w, k: _run(w, k, steps))(world, key)  # traced anew: Python state would show
+    if not _equal(run, again):
+        yield Problem("determinism", "the same key gave another trajectory; expected the same")
+    yield from _values(first, trs, world.observation_space, limit)
+    yield from _starts(world, first, trs, key)
+    yield from _final(world, key, trs, steps)
+    yield from _vmapped(world, key)
+
+
+def _shapes(about: str, obs: Any, space: Space) -> Iterator[Problem]:
+    """Structure, shape and dtype of an observation [N, ...]."""
+    if isinstance(space, dict):
+        if not isinstance(obs, dict) or obs.keys() != space.keys():
+            found = sorted(obs) if isinstance(obs, dict) else type(obs).__name__
+            yield Problem(about, f"is {found}, expected a dictionary of {sorted(space)}")
+            return
+        for k in space:
+            yield from _shapes(f"{about} {k!r}", obs[k], space[k])
+        return
+    if not hasattr(obs, "shape"):
+        yield Problem(about, f"is a {type(obs).__name__}, expected an array in {space}")
+        return
+    shape = {Box: lambda: space.shape, MultiDiscrete: lambda: (len(space.n),), Discrete: lambda: ()}[type(space)]()
+    if obs.shape[1:] != shape:
+        yield Problem(about, f"has shape {obs.shape[1:]}, expected {shape}")
+    dtype = space.dtype if isinstance(space, Box) else "int32"
+    if str(obs.dtype) != dtype:
+        yield Problem(about, f"has dtype {obs.dtype}, expected {dtype}")
+
+
+def _unreset(world: Any, key: Any, state: Any, action: Any) -> Any:
+    """The state's types after a bare step, which AutoReset would cast back."""
+    if type(world) is not AutoReset:
+        return None
+    keys = jax.eval_shape(lambda k: jax.random.split(k, COPIES), key)
+    return jax.eval_shape(lambda w, *a: jax.vmap(w.env.step)(*a), world, keys, state, action).state
+
+
+def _types(after: Any, before: Any) -> Iterator[Problem]:
+    if jax.tree.structure(after) != jax.tree.structure(before):
+        yield Problem("state", "has another structure after a step than after a reset: a scan cannot carry it")
+        return
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    for (path, x), y in pairs:
+        leaf = f"state{jax.tree_util.keystr(path)}"
+        if x.shape != y.shape:
+            yield Problem("state shape", f"{leaf} is {x.shape} after a reset and {y.shape} after a step")
+        elif (x.dtype, x.weak_type) != (y.dtype, y.weak_type):
+            yield Problem("state type", f"{leaf} is {_type(x)} after a reset and {_type(y)} after a step")
+
+
+def _type(x: Any) -> str:
+    return f"{'weak ' * x.weak_type}{x.dtype}"
+
+
+def _flags(tr: Any) -> Iterator[Problem]:
+    """Shapes and dtypes of reward and flags."""
+    shape = tr.reward.shape
+    if shape[:1] != (COPIES,) or len(shape) > 2 or shape[1:] == (1,):
+        yield Problem("reward", f"has shape {shape[1:]}, expected () or (K,) with K > 1")
+    if not jnp.issubdtype(tr.reward.dtype, jnp.floating):
+        yield Problem("reward", f"has dtype {tr.reward.dtype}, expected float32")
+    for flag in ("terminated", "truncated"):
+        x = getattr(tr, flag)
+        if x.dtype != jnp.bool_:
+            yield Problem(flag, f"has dtype {x.dtype}, expected bool")
+        if x.shape != (COPIES,):
+            yield Problem(flag, f"has shape {x.shape[1:]}, expected ()")
+
+
+def _values(first: Any, trs: Any, space: Space, limit: int) -> Iterator[Problem]:
+    """Bounds, finiteness, flags and lengths."""
+    for about, obs in (("observation after reset", first), ("observation", trs.obs), ("final observation", trs.final_obs)):
+        bad = list(_bounds(about, obs, space))
+        yield from bad
+        if bad:
+            break
+    reward = np.asarray(trs.reward)
+    if not np.isfinite(reward).all():
+        t, i = np.argwhere(~np.isfinite(reward))[0][:2]
+        yield Problem("reward", f"is {reward[t, i]} at step {t} of copy {i}, expected a finite number")
+    terminated, truncated = np.asarray(trs.terminated), np.asarray(trs.truncated)
+    both = np.argwhere(terminated & truncated)
+    if len(both):
+        t, i = both[0]
+        yield Problem("flags", f"terminated and truncated are both set at step {t} of copy {i}: terminated wins")
+    done = terminated | truncated
+    if not limit and truncated.any():
+        yield Problem("max_steps", f"is 0 (never cut), but step {np.argwhere(truncated)[0][0]} was truncated")
+    if limit:
+        for i in range(COPIES):
+            ends = np.concatenate([[-1], np.flatnonzero(done[:, i]), [len(done)]])
+            length = np.diff(ends).max() - (ends[-2] == ends[-1])
+            length = max(np.diff(ends[:-1]).max(initial=0), ends[-1] - ends[-2] - 1)
+            if length > limit:
+                yield Problem("max_steps", f"an episode went on for {length} steps, expected at most {limit}")
+                break
+
+
+def _bounds(about: str, obs: Any, space: Space) -> Iterator[Problem]:
+    if isinstance(space, dict):
+        for k in space:
+            yield from _bounds(f"{about} {k!r}", obs[k], space[k])
+        return
+    x = np.asarray(obs)
+    if np.issubdtype(x.dtype, np.floating) and np.isnan(x).any():
+        yield Problem(about, "holds NaN, expected numbers")
+    elif not space.contains(x):
+        if isinstance(space, Box):
+            low, high = np.broadcast_to(space.low, space.shape), np.broadcast_to(space.high, space.shape)
+        else:
+            low, high = 0, np.asarray(space.n) - 1
+        over = np.maximum(x - high, low - x)
+        at = np.unravel_index(np.argmax(over), over.shape)
+        inside = at[x.ndim - np.ndim(low) :]
+        entry = f"[{', '.join(map(str, inside))}]" if inside else ""
+        lo, hi = np.asarray(low)[inside], np.asarray(high)[inside]
+        yield Problem(about, f"{entry or 'it'} is {x[at]:.6g}, expected {lo:.6g} to {hi:.6g}")
+
+
+def _rows(obs: Any, lead: int) -> np.ndarray:
+    """Each observation as one row of bytes, so that equal ones can be counted: [..., width]."""
+    parts = []
+    for x in jax.tree.leaves(obs):
+        x = np.asarray(x)
+        parts.append(np.ascontiguousarray(x.reshape(*x.shape[:lead], -1)).view(np.uint8))
+    return np.concatenate(parts, -1)
+
+
+def _starts(world: Any, first: Any, trs: Any, key: jax.Array) -> Iterator[Problem]:
+    """Successive episodes, and the copies of one reset, begin differently where resets are random."""
+    keys = jax.random.split(jax.random.fold_in(key, 1), 64)
+    draws = jax.jit(jax.vmap(lambda w, k: jax.tree.map(lambda x: x[0], w.reset(k, COPIES)[1]), (None, 0)))
+    starts = [row.tobytes() for row in _rows(draws(world, keys), 1)]
+    common = max(collections.Counter(starts).values()) / len(starts)  # how often two starts may agree
+    if common == 1.0:
+        return
+    rows = {row.tobytes() for row in _rows(first, 1)}
+    if len(rows) == 1 and common ** (COPIES - 1) < CHANCE:
+        yield Problem("starts", f"all {COPIES} copies begin in the same state, expected one each")
+    done = np.asarray(trs.terminated | trs.truncated)
+    obs, opening = _rows(trs.obs, 2), _rows(first, 1)
+    same = cut = 0
+    for i in range(COPIES):
+        for t in np.flatnonzero(done[:, i]):
+            cut += 1
+            same += obs[t, i].tobytes() == opening[i].tobytes()
+    if cut and same == cut and common**cut < CHANCE:
+        yield Problem("starts", f"all {cut} later episodes began as the first, expected fresh starts")
+    final = _rows(trs.final_obs, 2)
+    lost = int((done & (final == obs).all(-1)).sum())
+    if cut and lost == cut and common**cut < CHANCE:
+        yield Problem("final observation", f"is the next episode's first in all {cut} cuts, expected the last one")
+
+
+def _final(world: Any, key: jax.Array, trs: Any, steps: int) -> Iterator[Problem]:
+    """`final_obs` is what the bare step gave, and `obs` too where nothing was cut."""
+    done = np.asarray(trs.terminated | trs.truncated)
+    obs, final = _rows(trs.obs, 2), _rows(trs.final_obs, 2)
+    differ = np.argwhere(~done & (obs != final).any(-1))
+    if len(differ):
+        t, i = differ[0]
+        yield Problem("final observation", f"differs from the observation at step {t} of copy {i}, expected equal: no cut")
+    env = getattr(world, "env", None)
+    if env is None or registry.is_world(env):
+        return
+
+    def bare(w, key):
+        """What the copies' own steps give along the way, under two keys."""
+
+        def one(state, key):
+            ka, ks = jax.random.split(key)
+            action = _sample(w.action_space, ka)
+            both = [jax.vmap(w.env.step)(jax.random.split(k, COPIES), state, action) for k in (jax.random.split(ks)[0], ka)]
+            after, tr = w.step(ks, state, action)
+            after = jax.tree.map(lambda x, y: x.astype(y.dtype), after, state)
+            return after, (both[0].obs, both[1].obs, tr.final_obs, tr.terminated | tr.truncated)
+
+        kr, ks = jax.random.split(key)
+        return jax.lax.scan(one, w.reset(kr, COPIES)[0], jax.random.split(ks, steps))[1]
+
+    try:
+        raw, other, final, done = jax.jit(bare)(world, key)
+    except Exception:  # a world around something that isn't an env of ours: nothing to compare with
+        return
+    keyed = not _equal(raw, other)
+    if keyed and type(world) is not AutoReset:  # we don't know how this world splits its keys
+        return
+    off = np.asarray(done) & ~_close(raw, final)
+    if off.any():
+        t, i = np.argwhere(off)[0]
+        yield Problem("final observation", f"at the cut of step {t}, copy {i}, is not what the bare step gave")
+
+
+def _vmapped(world: Any, key: jax.Array) -> Iterator[Problem]:
+    """A stack of worlds can be vmapped over, and does what each does alone (some steps: chaos later)."""
+    few = 5
+
+    def play(w):
+        first, trs, _ = _run(w, key, few)
+        return first, trs.final_obs, trs.reward
+
+    try:
+        stack = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), world)
+        if not jax.tree.leaves(stack):
+            return
+        many = jax.jit(jax.vmap(play))(stack)
+    except Exception as e:
+        yield Problem("vmap", f"over the world raises {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+        return
+    single = jax.jit(play)(world)
+    for x, y in zip(jax.tree.leaves(many), jax.tree.leaves(single), strict=True):
+        if not np.allclose(x, np.stack([y, y]), rtol=1e-2, atol=1e-2):
+            yield Problem("vmap", f"over the world is off by {np.abs(x - np.asarray(y)).max():.3g} after {few} steps")
+            return
+
+
+def _close(a: Any, b: Any) -> np.ndarray:
+    """[T, N]: which observations agree."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return np.all([np.isclose(x, y, rtol=1e-3, atol=1e-3).reshape(*x.shape[:2], -1).all(-1) for x, y in pairs], axis=0)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.floating)) for x, y in pairs)

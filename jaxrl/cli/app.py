@@ -1,0 +1,67 @@
+"""The command's frame: which commands there are, and what a person sees when something is wrong.
+
+Exit codes: 0 done, 1 a defect of ours (with its traceback), 2 bad input (one line), 130 interrupted.
+"""
+
+import importlib
+import sys
+
+import click
+
+from jaxrl import __version__
+from jaxrl.errors import InputError, did_you_mean
+
+COMMANDS = {
+    "train": "train a paper on an environment, many seeds in one program",
+    "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
+    "envs": "list the environments",
+    "papers": "list the papers",
+    "check-env": "check an environment's spaces, flags, resets and final observations",
+}
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx):
+        return list(COMMANDS)
+
+    def get_command(self, ctx, name):
+        module = importlib.import_module(f"jaxrl.cli.{name.replace('-', '_')}")
+        return module.command
+
+    def resolve_command(self, ctx, args):
+        if args[0] not in COMMANDS:
+            raise did_you_mean("command", args[0], COMMANDS, "jaxrl --help lists them")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="jaxrl")
+def app():
+    """Policy optimisation where every paper is one small file over one engine.
+
+    Try: jaxrl train ppo --env CartPole-v1 --seeds 16 --steps 5e5
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command; every error that the input caused is one line on standard error."""
+    try:
+        code = app.main(argv, prog_name="jaxrl", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.ctx.get_help())
+        code = 0
+    except (InputError, click.ClickException) as e:
+        message = e.format_message() if isinstance(e, click.ClickException) else str(e)
+        click.echo("jaxrl: " + " ".join(message.split()), err=True)
+        code = BAD_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("jaxrl: interrupted", err=True)
+        code = INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)

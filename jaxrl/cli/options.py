@@ -1,0 +1,123 @@
+"""Flags from dataclass fields, and the types they parse to."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jaxrl.errors import InputError
+
+
+class Whole(click.ParamType):
+    """An int; 1e6 is one."""
+
+    name = "int"
+
+    def convert(self, value, param, ctx):
+        try:
+            number = float(value)
+            if number.is_integer():
+                return int(number)
+        except (ValueError, OverflowError):
+            pass
+        raise InputError(f"{param.name}: {value!r} is not a whole number")
+
+
+class Number(click.ParamType):
+    """A float, or a schedule a:b where the field takes one."""
+
+    name = "float"
+
+    def __init__(self, schedules: bool = False):
+        self.schedules = schedules
+
+    def convert(self, value, param, ctx):
+        from jaxrl.run.job import schedule
+
+        try:
+            return schedule(value) if self.schedules else float(value)
+        except ValueError as e:
+            also = " or a schedule a:b" if self.schedules else ""
+            raise InputError(f"{param.name}: {value!r} is not a number{also}") from e
+
+
+class Several(click.ParamType):
+    """Numbers between commas."""
+
+    name = "numbers"
+
+    def __init__(self, item: click.ParamType):
+        self.item = item
+
+    def convert(self, value, param, ctx):
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(self.item.convert(x, param, ctx) for x in parts)
+
+
+class Assignment(click.ParamType):
+    """NAME=NUMBER."""
+
+    name = "name=number"
+
+    def convert(self, value, param, ctx):
+        name, equals, number = value.partition("=")
+        try:
+            return name, float(number)
+        except ValueError as e:
+            raise InputError(f"{param.name}: {value!r} is not NAME=NUMBER") from e
+
+
+def kind(field: dataclasses.Field) -> click.ParamType:
+    """How a field's flag is parsed."""
+    text = str(field.type)
+    if "Linear" in text:
+        return Number(schedules=True)
+    for type_, param in ((float, Number()), (int, Whole()), (str, click.STRING)):
+        if field.type is type_:
+            return param
+    return Several(Number() if "float" in text else Whole())
+
+
+def flag(field: dataclasses.Field, default: Any, doc: str = "", bounds: Any = None) -> click.Option:
+    """The option of a field; not given, it is None, so that a file or a preset may speak."""
+    name = field.name.replace("_", "-")
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    inside = "" if bounds is None else bounds if isinstance(bounds, str) else " | ".join(bounds)
+    help = "; ".join(x for x in (doc, inside) if x) + f"  [default: {default}]"
+    if field.type is bool:
+        return click.Option([f"--{name}/--no-{name}", field.name], default=None, help=help)
+    return click.Option([f"--{name}", field.name], type=kind(field), default=None, help=help)
+
+
+@contextlib.contextmanager
+def only_json(wanted: bool) -> Iterator[Any]:
+    """Give a function that prints an object; where `wanted`, nothing else reaches standard output
+    (libraries print there when they are imported)."""
+    if not wanted:
+        yield lambda x: None
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "w") as out:
+            yield lambda x: print(json.dumps(x, indent=1), file=out, flush=True)
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def read_summary(run: str) -> dict:
+    """A finished run's summary. InputError if there is none."""
+    try:
+        return json.loads((Path(run) / "summary.json").read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"run: {run} is not the folder of a finished run") from e

@@ -1,0 +1,65 @@
+"""The engine: what an algorithm is, and the one training loop.
+
+An algorithm is four pure functions. `step` hides how data comes (a rollout, a replay buffer, a
+dataset, an exact solve), which is all in which families differ: seeds, sweeps, evaluation,
+checkpoints, logging and reports are written once, over `Algo`.
+
+    hp     hyperparameters (`jaxrl.hyper`): an argument everywhere, captured nowhere
+    world  where data comes from (environment, dataset, MDP): a pytree, an argument too
+    state  one pytree of arrays with everything that changes, keys included
+    t      the iteration, never batched, so that schedules and warm-ups stay a `cond`
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl.types import Batch, Key, Params
+
+
+class Algo(NamedTuple):
+    init: Callable[..., Any]  # (key, hp, world) -> state
+    step: Callable[..., Any]  # (state, t, hp, world) -> (state, metrics): get data, then learn
+    act: Callable[..., Any]  # (state, obs, memory, key, hp) -> (action, memory); key None: the mode
+    memory: Callable[..., Any] = lambda n: ()  # (n) -> memory at the start of n episodes
+
+
+class Part(NamedTuple):
+    """A stateful seam of a family, in the manner of optax: it owns a slot of the state."""
+
+    init: Callable[..., Any]  # (key, state, hp, world) -> slot
+    apply: Callable[..., Any]  # (slot, state, batch, t, hp, world) -> (slot, out)
+
+
+class View(NamedTuple):
+    """What a loss may ask about a batch under some parameters, per sample."""
+
+    log_ratio: jax.Array  # log π(a|s) - log π_old(a|s), or what stands for it
+    log_prob: jax.Array
+    value: jax.Array  # [...], or [..., K]
+    entropy: Callable[[], jax.Array]  # computed only if asked
+    kl: Callable[[], jax.Array]  # KL(π_old || π) at each state, computed only if asked
+    record: Any  # what `act` would have recorded under these parameters
+
+
+class Policy(NamedTuple):
+    init: Callable[..., Params]  # (key, obs [N, ...]) -> params
+    memory: Callable[[int], Any]  # (n) -> memory at the start of n episodes; () if none
+    act: Callable[..., Any]  # (params, obs, start, memory, key) -> (action, record, value, memory)
+    judge: Callable[[Params, Params, Batch, Key], View]  # (params, old params, batch, key) -> View
+
+
+def train(algo: Algo, key: Key, hp: Any, world: Any, n: int) -> tuple[Any, dict]:
+    """A whole run of n iterations. jit it; vmap it over keys, over any float of hp, over worlds.
+
+    Returns the final state and the metrics, each stacked over iterations.
+    """
+    hp = hp.replace(horizon=jnp.float32(n))
+    return resume(algo, algo.init(key, hp, world), 0, hp, world, n)
+
+
+def resume(algo: Algo, state: Any, t: int | jax.Array, hp: Any, world: Any, n: int):
+    """n more iterations of a run that has done t; `hp.horizon` is the length of the whole run."""
+    return jax.lax.scan(lambda s, i: algo.step(s, i, hp, world), state, t + jnp.arange(n))

@@ -1,0 +1,258 @@
+"""The on-policy family: roll out, estimate advantages, update, forget.
+
+    algo = on_policy(policy, surrogate)
+
+Each iteration: `sampler` gives a batch, `dual` adapts multipliers, `advantage` fills `b.advantage`
+and `b.target`, `update` changes the parameters. Each is a `Part` with a slot of the state; a paper
+passes in the one its equations define. `surrogate` and `value_loss` are functions per sample,
+(View, Batch, hp) -> [...]; the family means, weighs and minibatches them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxrl import returns
+from jaxrl.core import Algo, Part, Policy
+from jaxrl.errors import InputError
+from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.optim import adam
+from jaxrl.rollout import Stage, begin, rollout, see
+from jaxrl.types import Batch, Key, Params
+
+
+@hyper
+class OnPolicy:
+    """What every on-policy method needs. One iteration is num_envs x num_steps environment steps."""
+
+    lr: float | Linear = arg(2.5e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
+    gamma: float = arg(0.99, "discount", "[0, 1]")
+    lam: float = arg(0.95, "λ of the advantage estimator", "[0, 1]")
+    vf_coef: float = arg(0.5, "weight of the critic's loss", "[0, inf)")
+    ent_coef: float = arg(0.01, "weight of the entropy bonus", "[0, inf)")
+    max_grad_norm: float = arg(0.5, "clip the gradient's global norm; inf: off", "(0, inf]")
+    num_envs: int = arg(16, "environments stepped side by side", "[1, inf)")
+    num_steps: int = arg(64, "steps of each environment an iteration", "[1, inf)")
+    epochs: int = arg(4, "passes over each rollout", "[1, inf)")
+    minibatches: int = arg(4, "minibatches a pass", "[1, inf)")
+    normalise_obs: bool = arg(False, "observations by their running mean and deviation")
+    normalise_reward: bool = arg(False, "rewards by the running deviation of the return")
+    normalise_advantage: bool = arg(True, "advantages to mean 0, deviation 1 over the rollout")
+    horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
+
+    def problem(self) -> str:
+        """What is wrong between fields, in one line; "" if nothing is."""
+        rows = self.num_envs * self.num_steps
+        if rows % self.minibatches:
+            return (
+                f"minibatches: {self.minibatches} does not divide num_envs * num_steps = "
+                f"{self.num_envs} * {self.num_steps} = {rows}"
+            )
+        return ""
+
+    @classmethod
+    def for_env(cls, kind: str) -> Any:
+        """The defaults for a class of environments (`envs.kind`)."""
+        return cls(**PRESETS.get(kind, {}))
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps that one iteration takes."""
+        return self.num_envs * self.num_steps
+
+
+# One default per class of environment, for every paper of the family; none per environment.
+PRESETS: dict[str, dict[str, Any]] = {
+    "minatar": dict(lr=Linear(2.5e-3, 0.0), num_envs=64, num_steps=128, minibatches=8),
+    "brax": dict(
+        lr=3e-4, num_envs=256, num_steps=16, minibatches=16, ent_coef=0.0,
+        normalise_obs=True, normalise_reward=True,
+    ),
+}  # fmt: skip
+
+
+@struct.dataclass
+class State:
+    params: Params
+    opt: Any
+    key: Key
+    stage: Stage
+    slots: dict[str, Any]  # of the parts, by the part's name
+
+
+# ---- parts -----------------------------------------------------------------------------------
+
+
+def stateless(apply: Callable[[State, Batch, jax.Array, Any, Any], Any]) -> Part:
+    """A part without a slot, from `apply(state, batch, t, hp, world) -> out`."""
+    return Part(lambda *_: (), lambda _, *args: ((), apply(*args)))
+
+
+def on_policy_sampler(policy: Policy) -> Part:
+    """One rollout under the current parameters: out = (state, batch, metrics)."""
+
+    def sample(s, _, t, hp, world):
+        key, k = jax.random.split(s.key)
+        stage, batch, metrics = rollout(policy, s.params, s.stage, k, hp, world, hp.num_steps)
+        return s.replace(key=key, stage=stage), batch, metrics
+
+    return stateless(sample)
+
+
+def standardise(A: jax.Array) -> jax.Array:
+    """To mean 0 and deviation 1 over time and environments (each objective by itself)."""
+    return (A - A.mean((0, 1))) / (A.std((0, 1)) + 1e-8)
+
+
+def gae(s: State, b: Batch, t: jax.Array, hp: Any, world: Any) -> Batch:
+    """Generalised advantages, and the λ-returns they imply as the critic's targets."""
+    cuts = (b.terminated, b.done)
+    A = returns.gae(b.reward, b.value, b.next_value, *cuts, hp.gamma, hp.lam)
+    target = A + b.value
+    return b.replace(advantage=standardise(A) if hp.normalise_advantage else A, target=target)
+
+
+def squared_error(w, b: Batch, hp: Any) -> jax.Array:
+    """(V - target)² / 2."""
+    return 0.5 * jnp.square(w.value - b.target)
+
+
+def minibatches(key: Key, b: Batch, hp: Any, sequences: bool):
+    """Index sets [minibatches, ...] for one pass, and the function that takes one of them.
+
+    Rows [M, ...] of a flattened batch, or whole sequences [T, M, ...] with the memory they began
+    with. What the loss does not read is left out, so that it is not carried through the shuffle.
+    """
+    dual, memory = b.dual, b.memory
+    b = b.replace(reward=None, terminated=None, done=None, next_value=None, dual=(), memory=())
+    n = b.start.shape[1] if sequences else b.start.size
+    if n % hp.minibatches:
+        raise InputError(f"minibatches: {hp.minibatches} does not divide num_envs = {n} sequences")
+    if not sequences:
+        b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), b)
+
+    def take(i):
+        if not sequences:
+            return jax.tree.map(lambda x: x[i], b).replace(dual=dual)
+        mem = jax.tree.map(lambda x: x[i], memory)
+        return jax.tree.map(lambda x: x[:, i], b).replace(memory=mem, dual=dual)
+
+    return jax.random.permutation(key, n).reshape(hp.minibatches, -1), take
+
+
+def total_loss(policy: Policy, surrogate: Callable, value_loss: Callable = squared_error):
+    """mean(surrogate) + vf_coef mean(value_loss) - ent_coef mean(entropy), and its parts."""
+
+    def loss(params, old_params, b, key, hp):
+        w = policy.judge(params, old_params, b, key)
+        policy_loss, value = surrogate(w, b, hp).mean(), value_loss(w, b, hp).mean()
+        entropy = w.entropy().mean()
+        kl = (jnp.expm1(w.log_ratio) - w.log_ratio).mean()  # k3, Schulman 2020: >= 0, unbiased
+        stats = dict(policy_loss=policy_loss, value_loss=value, entropy=entropy, approx_kl=kl)
+        return policy_loss + hp.vf_coef * value - hp.ent_coef * entropy, stats
+
+    return loss
+
+
+def sgd(
+    policy: Policy,
+    surrogate: Callable,
+    *,
+    value_loss: Callable = squared_error,
+    optimiser: Callable = adam,
+    sequences: bool = False,
+) -> Part:
+    """Epochs of minibatch gradient steps on the total loss: out = (state, metrics)."""
+    loss = total_loss(policy, surrogate, value_loss)
+
+    def update(s, b, t, hp, world):
+        opt = optimiser(hp, t)
+        key, k = jax.random.split(s.key)
+
+        def epoch(carry, k):
+            k_shuffle, k_loss = jax.random.split(k)
+            index, take = minibatches(k_shuffle, b, hp, sequences)
+
+            def step(carry, x):
+                (params, state), (i, k) = carry, x
+                grads, stats = jax.grad(loss, has_aux=True)(params, s.params, take(i), k, hp)
+                updates, state = opt.update(grads, state, params)
+                stats["grad_norm"] = optax.global_norm(grads)
+                return (optax.apply_updates(params, updates), state), stats
+
+            return jax.lax.scan(step, carry, (index, jax.random.split(k_loss, hp.minibatches)))
+
+        carry, stats = jax.lax.scan(epoch, (s.params, s.opt), jax.random.split(k, hp.epochs))
+        params, opt_state = carry
+        return s.replace(params=params, opt=opt_state, key=key), jax.tree.map(jnp.mean, stats)
+
+    return stateless(update)
+
+
+# ---- the builder -----------------------------------------------------------------------------
+
+
+def on_policy(
+    policy: Policy,
+    surrogate: Callable | None = None,
+    *,
+    sampler: Part | None = None,
+    advantage: Part = stateless(gae),
+    dual: Part = stateless(lambda s, b, *_: b.dual),
+    update: Part | None = None,
+    value_loss: Callable = squared_error,
+    optimiser: Callable = adam,
+    sequences: bool = False,
+) -> Algo:
+    """An algorithm from a policy and what its paper changes.
+
+    Args:
+      surrogate: (View, Batch, hp) -> loss per sample; needed unless `update` is given.
+      sampler: out = (state, batch, metrics). Default: one rollout under the current parameters.
+      dual: out = `b.dual`, whatever the later parts want of it.
+      advantage: out = the batch with `advantage` and `target` filled in. Default: GAE.
+      update: out = (state, metrics). Default: epochs of minibatch gradient steps.
+      sequences: minibatches of whole sequences instead of rows; recurrent networks need them.
+    """
+    if update is None:
+        if surrogate is None:
+            raise TypeError("on_policy needs a surrogate or an update")
+        options = dict(value_loss=value_loss, optimiser=optimiser, sequences=sequences)
+        update = sgd(policy, surrogate, **options)
+    parts = dict(
+        sampler=sampler or on_policy_sampler(policy), dual=dual, advantage=advantage, update=update
+    )
+
+    def init(key, hp, world):
+        key, key_env, key_params, *keys = jax.random.split(key, 3 + len(parts))
+        stage = begin(policy, key_env, hp, world)
+        params = policy.init(key_params, stage.obs)
+        s = State(params, optimiser(hp).init(params), key, stage, {})
+        for (name, part), k in zip(parts.items(), keys, strict=True):
+            s = s.replace(slots=s.slots | {name: part.init(k, s, hp, world)})
+        return s
+
+    def apply(name, s, b, t, hp, world):
+        return parts[name].apply(s.slots[name], s, b, t, hp, world)
+
+    def step(s, t, hp, world):
+        slots = {}
+        slots["sampler"], (s, b, metrics) = apply("sampler", s, None, t, hp, world)
+        slots["dual"], extra = apply("dual", s, b, t, hp, world)
+        b = b.replace(dual=extra)
+        slots["advantage"], b = apply("advantage", s, b, t, hp, world)
+        slots["update"], (s, stats) = apply("update", s, b, t, hp, world)
+        unexplained = jnp.var(b.target - b.value) / (jnp.var(b.target) + 1e-8)
+        stats["explained_variance"] = 1.0 - unexplained
+        return s.replace(slots=slots), metrics | stats
+
+    def act(s, obs, memory, key, hp):
+        start = jnp.zeros(jax.tree.leaves(obs)[0].shape[0], bool)
+        action, _, _, memory = policy.act(s.params, see(s.stage, obs), start, memory, key)
+        return action, memory
+
+    return Algo(init, step, act, policy.memory)

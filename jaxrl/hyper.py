@@ -1,0 +1,151 @@
+"""Hyperparameters: the type of a field says how it is traced.
+
+    @hyper
+    class PPO(OnPolicy):
+        eps: float = arg(0.2, "clip range of the ratio", "(0, inf)")
+        epochs: int = arg(4, "passes over each rollout", "[1, inf)")
+
+`float`, tuples of floats, `jax.Array` and nested `@hyper` values are leaves: traced, so that one
+compiled program sweeps them. Everything else is static. "Off" is 0 or inf, never None. Bounds are
+metadata, checked on the host by `check`; they are not looked at under jit or vmap.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxrl.errors import InputError
+
+
+def arg(default: Any, doc: str, bounds: Any = None) -> Any:
+    """A field with its documentation and what is allowed: an interval "(0, 1]" or a tuple of choices."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds})
+
+
+def traced(kind: Any) -> bool:
+    """Whether a field of this type is a leaf. TypeError for a mixture of traced and static."""
+    if kind is float or kind is jax.Array or hasattr(kind, "_flax_dataclass"):
+        return True
+    if typing.get_origin(kind) in (tuple, typing.Union, types.UnionType):
+        leaf = [traced(k) for k in typing.get_args(kind) if k is not ...]
+        if any(leaf) and not all(leaf):
+            raise TypeError(f"{kind}: mixes floats with what is static; off is 0 or inf, not None")
+        return bool(leaf) and all(leaf)
+    return False
+
+
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(arg,))
+def hyper(cls: type) -> type:
+    """Make a class of hyperparameters: a frozen dataclass and a pytree."""
+    own = cls.__dict__.get("__annotations__", {})
+    inherited = {n for base in cls.__mro__[1:] for n in getattr(base, "__annotations__", {})}
+    for name in set(cls.__dict__) - set(own):
+        if name in inherited:
+            raise TypeError(f"{cls.__name__}.{name}: overrides a field without its type; write one")
+    before = getattr(cls, "__dataclass_fields__", {})
+    for name, kind in own.items():
+        if isinstance(kind, str):
+            raise TypeError(f"{cls.__name__}.{name}: its type is a string; drop the __future__ import")
+        default = cls.__dict__.get(name, dataclasses.MISSING)
+        if not isinstance(default, dataclasses.Field):
+            # another default for a field keeps its documentation and bounds
+            known = before[name].metadata if name in before else {}
+            default = dataclasses.field(default=default, metadata=known)
+        default.metadata = types.MappingProxyType({**default.metadata, "pytree_node": traced(kind)})
+        setattr(cls, name, default)
+    return struct.dataclass(cls, kw_only=True)
+
+
+@struct.dataclass
+class Linear:
+    """A value that goes from `start` to `end` over the run's horizon, and stays there."""
+
+    start: float
+    end: float
+
+
+def at(x: float | Linear, t: jax.Array, hp: Any) -> jax.Array:
+    """The value of a float or a schedule at iteration t of a run of `hp.horizon` iterations."""
+    if not isinstance(x, Linear):
+        return jnp.asarray(x)
+    return x.start + (x.end - x.start) * jnp.minimum(t / hp.horizon, 1.0)
+
+
+def leaves(hp: Any) -> dict[str, Any]:
+    """The traced fields by name."""
+    fields = [f for f in dataclasses.fields(hp) if f.metadata.get("pytree_node", True)]
+    return {f.name: getattr(hp, f.name) for f in fields}
+
+
+def cast(hp: Any) -> Any:
+    """Every leaf as a float32 array, so that an int or a float64 does not compile a second program."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp)
+
+
+def allowed(x: Any, bounds: Any) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)", or a value among the choices."""
+    if not isinstance(bounds, str):
+        return x in bounds
+    low, high = (float(b) for b in bounds[1:-1].split(","))
+    above = x > low if bounds[0] == "(" else x >= low
+    return bool(above and (x < high if bounds[-1] == ")" else x <= high))
+
+
+def fits(x: Any, kind: Any) -> bool:
+    """Whether a value has its field's type. A number or an array of numbers is a float, a bool not."""
+    inner, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(x, k) for k in inner)
+    if origin is tuple:
+        kinds = inner[:1] * len(x) if isinstance(x, tuple) and inner[-1:] == (...,) else inner
+        return isinstance(x, tuple) and len(x) == len(kinds) and all(map(fits, x, kinds))
+    if kind is float or kind is jax.Array:
+        return not isinstance(x, bool | tuple | list) and np.asarray(x).dtype.kind in "fiu"
+    return isinstance(x, origin or kind) and not (kind is int and isinstance(x, bool))
+
+
+def check(hp: Any) -> Any:
+    """hp itself, if every field has its type and lies in its bounds and `hp.problem()` finds none.
+
+    Raises:
+      InputError: one line with the field, its value and what is allowed.
+    """
+    for f in dataclasses.fields(hp):
+        value, bounds = getattr(hp, f.name), f.metadata.get("bounds")
+        leaf = f.metadata.get("pytree_node", True)
+        if not fits(value, f.type):
+            kind = f.type.__name__ if isinstance(f.type, type) else f.type
+            raise InputError(f"{f.name}: {' '.join(repr(value).split())} is not a {kind}")
+        if hasattr(value, "_flax_dataclass"):
+            check(value)
+        # an interval holds for each number of a tuple, or of an array (a sweep)
+        each = jax.tree.leaves(value) if leaf or isinstance(bounds, str) else [value]
+        for v in (v for x in each for v in (np.ravel(x) if leaf else [x])):
+            if isinstance(v, np.floating | float) and math.isnan(v):
+                raise InputError(f"{f.name}: nan is not a number")
+            if bounds is not None and not allowed(v, bounds):
+                choices = ", ".join(map(str, () if isinstance(bounds, str) else bounds))
+                inside = f"outside {bounds}" if not choices else f"not one of {choices}"
+                raise InputError(f"{f.name}: {v} is {inside}")
+    if message := getattr(hp, "problem", lambda: "")():
+        raise InputError(message)
+    return hp
+
+
+def replace(hp: Any, **changes: Any) -> Any:
+    """hp with other values; an unknown name is an InputError with the nearest known one."""
+    known = [f.name for f in dataclasses.fields(hp)]
+    for name in changes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            guess = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
+            raise InputError(f"{type(hp).__name__} has no {name!r}{guess}")
+    return dataclasses.replace(hp, **changes)

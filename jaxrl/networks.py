@@ -1,0 +1,113 @@
+"""Networks, as flax modules behind `init` and `apply`. Inputs have one batch axis, [M, ...]."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu}
+
+
+def orthogonal(gain: float = 1.0) -> Callable:
+    """Orthogonal initialiser without a QR: the polar factor of a Gaussian matrix is uniform too.
+
+    Newton-Schulz, X <- 1.5 X - 0.5 X XᵀX, maps every singular value in (0, 1] to 1; 48 steps do for
+    one of 1e-6. (A batched QR, which is what vmapping over seeds makes of the usual initialiser,
+    hangs jaxlib 0.10 on two CPU cores.) Kernels of more than two axes are flattened to [-1, out].
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        rows, columns = -1 if len(shape) > 2 else shape[0], shape[-1]
+        g = jax.random.normal(key, shape, jnp.float32).reshape(rows, columns)
+        x = g if g.shape[0] >= columns else g.T
+        x = x / jnp.linalg.norm(x)
+        x = jax.lax.fori_loop(0, 48, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
+        return (gain * (x if g.shape[0] >= columns else x.T)).reshape(shape).astype(dtype)
+
+    return init
+
+
+def dense(width: int, gain: float = 2**0.5) -> nn.Dense:
+    return nn.Dense(width, kernel_init=orthogonal(gain))
+
+
+def seen(obs, *, critic: bool) -> jax.Array:
+    """What the actor, or the critic, reads of an observation: dictionaries are concatenated, flat."""
+    if not isinstance(obs, dict):
+        return obs
+    hidden = {"action_mask"} if critic else {"action_mask", "privileged"}
+    parts = [v for k, v in sorted(obs.items()) if k not in hidden]
+    return jnp.concatenate([v.reshape(v.shape[0], -1).astype(jnp.float32) for v in parts], -1)
+
+
+class MLP(nn.Module):
+    """[M, ...] -> [M, hidden[-1]]."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = ACTIVATIONS[self.activation](dense(width)(x))
+        return x
+
+
+class CNN(nn.Module):
+    """[M, H, W, C] -> [M, hidden[-1]]: one 3x3 convolution of 16 channels, then an MLP."""
+
+    hidden: tuple[int, ...] = (128,)
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(16, (3, 3), padding="VALID", kernel_init=orthogonal(2**0.5))(x)
+        return MLP(self.hidden, self.activation)(ACTIVATIONS[self.activation](x))
+
+
+class ActorCritic(nn.Module):
+    """obs -> (head inputs [M, size], value [M], or [M, values] where values > 0)."""
+
+    size: int
+    torso: Callable[..., nn.Module]  # (name=) -> a module
+    shared: bool = False
+    values: int = 0
+
+    @nn.compact
+    def __call__(self, obs):
+        x = self.torso(name="actor")(seen(obs, critic=False))
+        y = x if self.shared else self.torso(name="critic")(seen(obs, critic=True))
+        v = dense(max(self.values, 1), 1.0)(y)
+        return dense(self.size, 0.01)(x), v if self.values else v[..., 0]
+
+
+class Recurrent(nn.Module):
+    """A torso, then a GRU, for actor and critic together.
+
+    obs [T, N, ...], start [T, N], memory [N, units] -> (head inputs [T, N, size], value, memory)
+    """
+
+    size: int
+    torso: Callable[..., nn.Module]  # (name=) -> a module
+    units: int
+    values: int = 0
+
+    @nn.compact
+    def __call__(self, obs, start, memory):
+        def fold(x):
+            return x.reshape(-1, *x.shape[2:])
+
+        cell = nn.GRUCell(self.units, recurrent_kernel_init=orthogonal(), kernel_init=orthogonal())
+
+        def step(cell, memory, x):
+            y, first = x
+            return cell(jnp.where(first[:, None], 0.0, memory), y)
+
+        x = self.torso(name="torso")(seen(jax.tree.map(fold, obs), critic=True))
+        x = x.reshape(*start.shape, -1)
+        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+        memory, y = scan(cell, memory, (x, start))
+        v = dense(max(self.values, 1), 1.0)(y)
+        return dense(self.size, 0.01)(y), v if self.values else v[..., 0], memory

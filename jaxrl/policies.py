@@ -1,0 +1,116 @@
+"""Policies: how to act and how to judge what was done. A family reads nothing of a policy but this."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl import heads
+from jaxrl.core import Policy, View
+from jaxrl.heads import Head
+from jaxrl.networks import ACTIVATIONS, CNN, MLP, ActorCritic, Recurrent
+from jaxrl.errors import InputError
+
+TORSOS = {"mlp": MLP, "cnn": CNN}
+
+
+@dataclass(frozen=True)
+class Network:
+    """The architecture of a policy: static, so another one is another program."""
+
+    torso: str = "mlp"  # mlp or cnn
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    shared: bool = False  # one trunk for actor and critic
+    memory: int = 0  # units of a GRU; 0: none
+    head: str = "auto"  # auto, gaussian, gaussian_state, squashed
+
+
+def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
+    """The policy of this architecture for a world's observations and actions.
+
+    values: the number of objectives that the critic predicts; 0 where the reward is a scalar.
+    """
+    if network.activation not in ACTIVATIONS:
+        allowed = ", ".join(ACTIVATIONS)
+        raise InputError(f"activation: {network.activation!r} is not one of {allowed}")
+    if network.torso not in TORSOS:
+        raise InputError(f"torso: {network.torso!r} is not one of {', '.join(TORSOS)}")
+    shape = getattr(world.observation_space, "shape", ())
+    if network.torso == "cnn" and len(shape) != 3:
+        raise InputError(f"torso: cnn needs images; {world.name} has {world.observation_space}")
+    head = heads.for_space(world.action_space, network.head)
+    torso = partial(TORSOS[network.torso], network.hidden, network.activation)
+    if network.memory:
+        net = Recurrent(head.size, torso, network.memory, values)
+        return recurrent(net, head, network.memory)
+    return feedforward(ActorCritic(head.size, torso, network.shared, values), head)
+
+
+def choose(head: Head, out, key):
+    """An action from π(.|s), or its mode where key is None: (action, record)."""
+    pi = head.distribution(out)
+    raw = pi.mode() if key is None else pi.sample(seed=key)
+    return head.action(raw), dict(raw=raw, out=out, log_prob=pi.log_prob(raw))
+
+
+def view(head: Head, out, value, batch) -> View:
+    """What `out` says of the actions in a batch, against what `batch.old` said."""
+    pi, old = head.distribution(out), batch.old
+    raw = batch.record["raw"]
+    log_prob = pi.log_prob(raw)
+    return View(
+        log_ratio=log_prob - old["log_prob"],
+        log_prob=log_prob,
+        value=value,
+        entropy=pi.entropy,
+        kl=lambda: head.distribution(old["out"]).kl_divergence(pi),
+        record=dict(raw=raw, out=out, log_prob=log_prob),
+    )
+
+
+def feedforward(net, head: Head) -> Policy:
+    """A network without memory: `net.apply(params, obs [M, ...]) -> (x [M, size], value)`."""
+
+    def init(key, obs):
+        return dict(net=net.init(key, obs), head=head.init())
+
+    def apply(params, obs):
+        x, value = net.apply(params["net"], obs)
+        return head.output(params["head"], x, obs), value
+
+    def act(params, obs, start, memory, key):
+        out, value = apply(params, obs)
+        return *choose(head, out, key), value, memory
+
+    def judge(params, old_params, batch, key):
+        return view(head, *apply(params, batch.obs), batch)
+
+    return Policy(init, lambda n: (), act, judge)
+
+
+def recurrent(net, head: Head, units: int) -> Policy:
+    """A network with memory [N, units]: `net.apply(params, obs [T, N, ...], start, memory)`."""
+
+    def init(key, obs):
+        n = jax.tree.leaves(obs)[0].shape[0]
+        first = jax.tree.map(lambda x: x[None], obs)
+        start = jnp.ones((1, n), bool)
+        return dict(net=net.init(key, first, start, jnp.zeros((n, units))), head=head.init())
+
+    def apply(params, obs, start, memory):
+        x, value, memory = net.apply(params["net"], obs, start, memory)
+        return head.output(params["head"], x, obs), value, memory
+
+    def act(params, obs, start, memory, key):
+        one = jax.tree.map(lambda x: x[None], (obs, start))
+        out, value, memory = apply(params, *one, memory)
+        out, value = jax.tree.map(lambda x: x[0], (out, value))
+        return *choose(head, out, key), value, memory
+
+    def judge(params, old_params, batch, key):
+        out, value, _ = apply(params, batch.obs, batch.start, batch.memory)
+        return view(head, out, value, batch)
+
+    return Policy(init, lambda n: jnp.zeros((n, units)), act, judge)

@@ -1,0 +1,152 @@
+"""Collecting experience: a rollout under any parameters, and what finished on the way."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl import normalise
+from jaxrl.core import Policy
+from jaxrl.types import Batch, Key, Params
+
+
+@struct.dataclass
+class Episodes:
+    """The running return and length of each environment's episode, [N]."""
+
+    ret: jax.Array
+    length: jax.Array
+
+    @staticmethod
+    def begin(n: int) -> "Episodes":
+        return Episodes(jnp.zeros(n), jnp.zeros(n, jnp.int32))
+
+
+@struct.dataclass
+class Stage:
+    """Where n environments stand between two rollouts, and the moments of what came out of them."""
+
+    env: Any
+    obs: Any
+    start: jax.Array  # [N] bool: the next step begins an episode
+    memory: Any
+    episodes: Episodes
+    obs_moments: Any = ()  # () where observations are not normalised
+    reward_moments: Any = ()  # () where rewards are not scaled
+    discounted: Any = ()  # [N] running discounted return, () likewise
+
+
+def begin(policy: Policy, key: Key, hp: Any, world: Any) -> Stage:
+    """Every environment at the start of an episode."""
+    env, obs = world.reset(key, hp.num_envs)
+    n = hp.num_envs
+    moments = normalise.moments(jax.tree.map(lambda x: x[0], obs)) if hp.normalise_obs else ()
+    scaling = (normalise.moments(jnp.zeros(())), jnp.zeros(n)) if hp.normalise_reward else ((), ())
+    start = jnp.ones(n, bool)
+    return Stage(env, obs, start, policy.memory(n), Episodes.begin(n), moments, *scaling)
+
+
+def see(stage: Stage, obs: Any) -> Any:
+    """An observation as the policy sees it, under the moments that the rollout began with."""
+    return obs if stage.obs_moments == () else normalise.normalise(stage.obs_moments, obs)
+
+
+def first(reward: jax.Array) -> jax.Array:
+    """The reward that episode statistics speak of: the first objective where there are several."""
+    return reward if reward.ndim == 1 else reward[..., 0]
+
+
+def rollout(
+    policy: Policy, params: Params, stage: Stage, key: Key, hp: Any, world: Any, steps: int
+) -> tuple[Stage, Batch, dict[str, jax.Array]]:
+    """`steps` steps of every environment under any parameters: (stage, batch [T, N, ...], metrics).
+
+    Metrics are `episode_return` and `episode_length`, means over the episodes that finished here
+    (NaN if none did: an unfinished episode is not a return of 0), and `episodes`, their count.
+    """
+
+    def one(carry, key):
+        env, obs, start, memory, ep, total = carry
+        key_act, key_env = jax.random.split(key)
+        seen = see(stage, obs)
+        action, record, value, memory = policy.act(params, seen, start, memory, key_act)
+        env, s = world.step(key_env, env, action)
+        done = s.terminated | s.truncated
+        ep = Episodes(ep.ret + first(s.reward), ep.length + 1)
+        finished = dict(
+            episode_return=(ep.ret * done).sum(),
+            episode_length=(ep.length * done).sum(),
+            episodes=done.sum(),
+        )
+        total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, finished)
+        ep = jax.tree.map(lambda x: x * ~done, ep)
+        ahead = see(stage, s.final_obs)
+        if remembers:  # the value of s' needs the memory after s
+            ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
+        flags = dict(terminated=s.terminated, done=done)
+        row = Batch(seen, action, record, start, value, ahead, s.reward, **flags)
+        raw = obs if hp.normalise_obs else ()
+        return (env, s.obs, done, memory, ep, total), (row, raw)
+
+    remembers = bool(jax.tree.leaves(stage.memory))
+    total = dict.fromkeys(("episode_return", "episode_length", "episodes"), jnp.zeros(()))
+    carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
+    carry, (batch, raw) = jax.lax.scan(one, carry, jax.random.split(key, steps))
+    if not remembers:  # one large product instead of T small ones
+
+        def value(obs, start):
+            return policy.act(params, obs, start, (), None)[2]
+
+        batch = batch.replace(
+            value=jax.vmap(value)(batch.obs, batch.start),
+            next_value=jax.vmap(value)(batch.next_value, batch.start),
+        )
+    batch = batch.replace(old=batch.record, memory=stage.memory)
+    env, obs, start, memory, episodes, total = carry
+    stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)
+    if hp.normalise_obs:
+        stage = stage.replace(obs_moments=normalise.update(stage.obs_moments, raw, 2))
+    if hp.normalise_reward:
+        stage, batch = scale_reward(stage, batch, hp)
+    count = total["episodes"]
+    mean = {k: jnp.where(count > 0, v / count, jnp.nan) for k, v in total.items() if k != "episodes"}
+    return stage, batch, mean | dict(episodes=count)
+
+
+def scale_reward(stage: Stage, batch: Batch, hp: Any) -> tuple[Stage, Batch]:
+    """Divide rewards by the running standard deviation of the discounted return."""
+    carry, returns = normalise.discounted(batch.reward, batch.done, stage.discounted, hp.gamma)
+    moments = normalise.update(stage.reward_moments, returns, 2)
+    stage = stage.replace(reward_moments=moments, discounted=carry)
+    return stage, batch.replace(reward=normalise.scale(moments, batch.reward))
+
+
+def evaluate(act, memory, world: Any, key: Key, episodes: int, limit: int = 0) -> dict:
+    """The return of one complete episode in each of `episodes` environments.
+
+    Args:
+      act: (obs, memory, key) -> (action, memory).
+      limit: stop after so many steps (0: the world's own time limit, or 10,000).
+
+    Returns per episode, [episodes]: `return`, `length`, `complete` (False: cut by `limit`).
+    """
+    limit = limit or world.max_steps or 10_000
+    key_reset, key = jax.random.split(key)
+    env, obs = world.reset(key_reset, episodes)
+
+    def going(carry):
+        return (carry[0] < limit) & ~carry[-1].all()
+
+    def one(carry):
+        t, key, env, obs, memory, ep, over = carry
+        key, key_act, key_env = jax.random.split(key, 3)
+        action, memory = act(obs, memory, key_act)
+        env, s = world.step(key_env, env, action)
+        ep = Episodes(ep.ret + first(s.reward) * ~over, ep.length + ~over)
+        return t + 1, key, env, s.obs, memory, ep, over | s.terminated | s.truncated
+
+    over = jnp.zeros(episodes, bool)
+    carry = (jnp.int32(0), key, env, obs, memory, Episodes.begin(episodes), over)
+    *_, ep, over = jax.lax.while_loop(going, one, carry)
+    return {"return": ep.ret, "length": ep.length, "complete": over}

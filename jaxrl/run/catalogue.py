@@ -1,0 +1,65 @@
+"""The papers there are, read from their `PAPER` literals without running a file or importing jax."""
+
+import ast
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from jaxrl.errors import InputError, did_you_mean
+
+PAPERS = Path(__file__).parent.parent / "papers"
+FIELDS = ("slug", "title", "chapter", "hyper", "claim")  # every PAPER has them
+
+
+def literal(path: Path) -> dict:
+    """The PAPER of a file. InputError if it has none, or one that is not a literal."""
+    try:
+        tree = ast.parse(path.read_text())
+    except (OSError, SyntaxError, UnicodeDecodeError) as e:
+        raise InputError(f"paper: {path}: {getattr(e, 'strerror', None) or e}") from e
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "PAPER" for t in node.targets):
+            try:
+                paper = ast.literal_eval(node.value)
+            except ValueError as e:
+                raise InputError(f"paper: {path}: PAPER is not a literal") from e
+            if missing := [f for f in FIELDS if f not in paper]:
+                raise InputError(f"paper: {path}: PAPER lacks {', '.join(missing)}")
+            return paper | {"file": str(path)}
+    raise InputError(f"paper: {path} has no PAPER")
+
+
+def papers() -> dict[str, dict]:
+    """Every paper of the kit by slug, sorted by chapter."""
+    found = [literal(p) for p in sorted(PAPERS.glob("*/*.py")) if p.name != "__init__.py"]
+    return {p["slug"]: p for p in found}
+
+
+def find(slug: str) -> dict:
+    """The PAPER of a slug, or of a file where the slug ends in .py."""
+    if slug.endswith(".py"):
+        return literal(Path(slug))
+    known = papers()
+    if slug not in known:
+        raise did_you_mean("paper", slug, known, "jaxrl papers lists them")
+    return known[slug]
+
+
+def load(slug: str) -> tuple[ModuleType, type]:
+    """A paper's module (with its `make`) and its hyperparameter class."""
+    paper = find(slug)
+    if slug.endswith(".py"):
+        path = Path(slug).resolve()
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(f"jaxrl.papers.{paper['chapter']}.{slug}")
+    for name in ("make", paper["hyper"]):
+        if not hasattr(module, name):
+            raise InputError(f"paper: {paper['file']} defines no {name}")
+    return module, getattr(module, paper["hyper"])

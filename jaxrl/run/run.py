@@ -1,0 +1,158 @@
+"""The chunked host loop: nothing leaves the program while it runs; everything happens between chunks.
+
+One program initialises, one advances (by any number of iterations, so that a run of 8 is bitwise
+4 + 4 and 8 x 1), one evaluates. Each is compiled once, before the first environment step.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl import hyper
+from jaxrl.core import Algo
+from jaxrl.rollout import evaluate
+from jaxrl.run import catalogue
+from jaxrl.run.job import Job
+
+
+class Setting(NamedTuple):
+    """What a job needs in memory."""
+
+    job: Job
+    algo: Algo
+    hp: Any  # leaves are float32 arrays
+    world: Any
+    keys: jax.Array  # [seeds]
+
+
+def set_up(job: Job) -> Setting:
+    """Build a job's algorithm and world, and trace one iteration so that whatever does not fit is
+    said before anything compiles."""
+    import envs
+
+    world = envs.make(job.env, **job.env_params)
+    module, _ = catalogue.load(job.paper)
+    algo = module.make(world, job.network)
+    hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
+    keys = jax.vmap(jax.random.key)(jnp.arange(job.seed, job.seed + job.seeds, dtype=jnp.uint32))
+    setting = Setting(job, algo, hp, world, keys)
+    jax.eval_shape(algo.step, one_state(setting), jnp.int32(0), hp, world)
+    return setting
+
+
+def one_state(s: Setting) -> Any:
+    """The shapes of one seed's state."""
+    return jax.eval_shape(s.algo.init, s.keys[0], s.hp, s.world)
+
+
+def seed_mode(job: Job) -> str:
+    """How seeds share a program: together, or one after the other where that is faster.
+
+    On a CPU the gradient of a vmapped convolution costs about three times a single one's.
+    """
+    if job.seed_mode != "auto":
+        return job.seed_mode
+    return "map" if job.network.torso == "cnn" and jax.default_backend() == "cpu" else "vmap"
+
+
+def over_seeds(f: Callable, job: Job) -> Callable:
+    """f over the leading axis of its first argument; the other arguments are shared."""
+
+    def mapped(x, *shared):
+        if seed_mode(job) == "map":
+            return jax.lax.map(lambda one: f(one, *shared), x)
+        return jax.vmap(lambda one: f(one, *shared))(x)
+
+    return mapped
+
+
+def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: Any, world: Any):
+    """n <= size iterations, by one program whatever n is: (state, metrics [size], n of them filled)."""
+    shapes = jax.eval_shape(algo.step, state, t, hp, world)[1]
+    metrics = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+
+    def body(i, carry):
+        state, metrics = carry
+        state, now = algo.step(state, t + i, hp, world)
+        return state, jax.tree.map(lambda all, x: all.at[i].set(x), metrics, now)
+
+    return jax.lax.fori_loop(0, n, body, (state, metrics))
+
+
+def score(algo: Algo, episodes: int, greedy: bool, state: Any, key: jax.Array, hp: Any, world: Any):
+    """Complete episodes of one seed's policy, by its mode or as it explores."""
+
+    def act(obs, memory, key):
+        return algo.act(state, obs, memory, None if greedy else key, hp)
+
+    return evaluate(act, algo.memory(episodes), world, key, episodes)
+
+
+def returns(result: dict) -> np.ndarray:
+    """The mean return of each seed [seeds] over the episodes that were complete; NaN if none was."""
+    r, ok = np.asarray(result["return"], float), np.asarray(result["complete"])
+    with np.errstate(invalid="ignore"):
+        return np.where(ok, r, 0.0).sum(-1) / ok.sum(-1)
+
+
+class Program(NamedTuple):
+    """The compiled programs of a job."""
+
+    init: Callable
+    advance: Callable
+    greedy: Callable
+    sampled: Callable
+    chunk: int
+    compile_seconds: float
+
+
+def build(s: Setting) -> Program:
+    """Compile everything a run of this job calls."""
+    job, algo, began = s.job, s.algo, time.perf_counter()
+    chunk = max(1, job.iterations // max(50, job.evals))
+    init = jax.jit(over_seeds(algo.init, job)).lower(s.keys, s.hp, s.world).compile()
+    state = jax.eval_shape(over_seeds(algo.init, job), s.keys, s.hp, s.world)
+    i = jnp.int32(0)
+    loop = jax.jit(over_seeds(partial(advance, algo, chunk), job), donate_argnums=0)
+    loop = loop.lower(state, i, i, s.hp, s.world).compile()
+
+    def scorer(greedy):
+        f = over_seeds(partial(score, algo, job.eval_episodes, greedy), job)
+        return jax.jit(f).lower(state, s.keys[0], s.hp, s.world).compile()
+
+    greedy, sampled = scorer(True), scorer(False)
+    return Program(init, loop, greedy, sampled, chunk, time.perf_counter() - began)
+
+
+# Evaluations have keys of their own, the same for every seed and every point of a run.
+EVALUATION = 0x5EED
+
+
+class Chunk(NamedTuple):
+    """What the host sees between two chunks."""
+
+    iteration: int  # iterations done
+    metrics: dict[str, np.ndarray]  # [seeds, iterations of this chunk, ...]
+    evaluation: np.ndarray | None  # [seeds] mean greedy return, where this chunk ends in one
+
+
+def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda c: None) -> Any:
+    """Run a job and return the final state of every seed; `see` is called after each chunk."""
+    state = program.init(s.keys, s.hp, s.world)
+    total, done = s.job.iterations, 0
+    stops = {round(total * (i + 1) / s.job.evals) for i in range(s.job.evals)}
+    while done < total:
+        n = min([program.chunk, total - done, *(stop - done for stop in stops if stop > done)])
+        state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
+        done += n
+        metrics = {k: np.asarray(v)[:, :n] for k, v in metrics.items()}
+        evaluation = None
+        if done in stops:
+            evaluation = returns(program.greedy(state, jax.random.key(EVALUATION), s.hp, s.world))
+        see(Chunk(done, metrics, evaluation))
+    return state

@@ -1,0 +1,71 @@
+"""A training run from a job to a finished folder: what `jaxrl train` does, for scripts too."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrl.run import checkpoint, record, report
+from jaxrl.run.job import Job
+from jaxrl.run.run import EVALUATION, Chunk, Setting, build, execute, returns, seed_mode, set_up
+from jaxrl.run.stats import summarise
+
+
+def final(result: dict) -> dict:
+    """The statistics of a final evaluation, and how many of its episodes were complete."""
+    complete = result["complete"]
+    return summarise(returns(result)) | dict(
+        episodes=int(complete.shape[1]), complete_episodes=[int(n) for n in complete.sum(1)]
+    )
+
+
+def train(
+    job: Job,
+    folder: Path,
+    setting: Setting | None = None,
+    see: Callable[[Chunk], None] = lambda chunk: None,
+    say: Callable[[str], Any] = lambda line: None,
+) -> dict:
+    """Run a job, write its folder, return its summary.
+
+    Args:
+      see: called after each chunk, for a progress bar.
+      say: called with a line at each stage.
+    """
+    s = setting or set_up(job)
+    say(f"compiling {job.paper} on {job.env}: {job.seeds} seeds, {job.iterations} iterations")
+    program = build(s)
+    recorder = record.Recorder(folder, job)
+    began = time.perf_counter()
+
+    def both(chunk):
+        recorder.see(chunk)
+        see(chunk)
+
+    state = jax.block_until_ready(execute(s, program, both))
+    seconds = time.perf_counter() - began
+    # not the keys of the evaluations on the way: their episodes were not chosen by anyone
+    key = jax.random.fold_in(jax.random.key(EVALUATION), 1)
+    steps = job.iterations * job.hyper.steps_per_iteration
+    summary = dict(
+        paper=job.paper,
+        env=job.env,
+        seeds=job.seeds,
+        seed=job.seed,
+        steps=steps,
+        iterations=job.iterations,
+        final_return=final(program.greedy(state, key, s.hp, s.world)),
+        final_return_stochastic=final(program.sampled(state, key, s.hp, s.world)),
+        env_steps_per_second=steps * job.seeds / seconds,
+        seconds=seconds,
+        compile_seconds=program.compile_seconds,
+        seed_mode=seed_mode(job),
+        versions=record.versions(),
+    )
+    checkpoint.save(folder / "ckpt" / str(job.iterations), state)
+    recorder.finish(summary)
+    title = f"{job.paper} on {job.env}"
+    report.learning_curve(folder / "curve.png", recorder.arrays(), title)
+    return summary

@@ -1,0 +1,38 @@
+"""The shape conventions of the kit, stated once, and the batch that every part reads.
+
+- Time-major: `[T, N, ...]`, T steps of N environments. A minibatch of rows is `[M, ...]`, a minibatch
+  of sequences `[T, M, ...]`.
+- Several rewards (costs, objectives, reward terms) are a last axis: `[T, N, K]`. Flags stay `[T, N]`.
+- Tokens are `[B, L]`.
+- `done = terminated | truncated`; where an environment sets both, terminated wins.
+- An observation is an array or a dictionary of arrays. Two entries of a dictionary have a meaning:
+  `"action_mask"` (which discrete actions are allowed) and `"privileged"` (only the critic reads it).
+"""
+
+from typing import Any
+
+import jax
+from flax import struct
+
+Key = jax.Array  # a typed key, as jax.random.key makes it
+Params = Any  # a pytree of arrays
+
+
+@struct.dataclass
+class Batch:
+    """What a rollout gives and the parts fill in. Leaves are per sample, but for those marked *whole*."""
+
+    obs: Any  # what the policy saw (normalised where the family normalises)
+    action: Any  # what the environment received
+    record: Any  # what the behaviour policy's `act` wanted remembered
+    start: jax.Array  # bool: this step is the first of its episode
+    value: Any = None  # V(s) under the parameters that collected
+    next_value: Any = None  # V(s') of the true next observation, before any reset
+    reward: Any = None
+    terminated: Any = None
+    done: Any = None
+    old: Any = None  # the `record` under the parameters that the update starts from
+    advantage: Any = None
+    target: Any = None  # what the critic regresses on
+    memory: Any = ()  # whole: the memory [N, ...] before the first step
+    dual: Any = ()  # whole: multipliers, weights, penalties
