@@ -84,7 +84,7 @@ class ActorCritic(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A torso, then a GRU, for actor and critic together.
+    """A torso, then a GRU, for actor and critic together: neither reads what is "privileged".
 
     obs [T, N, ...], start [T, N], memory [N, units] -> (head inputs [T, N, size], value, memory)
     """
@@ -105,7 +105,7 @@ class Recurrent(nn.Module):
             y, first = x
             return cell(jnp.where(first[:, None], 0.0, memory), y)
 
-        x = self.torso(name="torso")(seen(jax.tree.map(fold, obs), critic=True))
+        x = self.torso(name="torso")(seen(jax.tree.map(fold, obs), critic=False))
         x = x.reshape(*start.shape, -1)
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
         memory, y = scan(cell, memory, (x, start))

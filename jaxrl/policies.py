@@ -71,21 +71,26 @@ def view(head: Head, out, value, batch) -> View:
 
 
 def feedforward(net, head: Head) -> Policy:
-    """A network without memory: `net.apply(params, obs [M, ...]) -> (x [M, size], value)`."""
+    """A network without memory: `net.apply(params, obs [M, ...]) -> (x [M, size], value)`.
+
+    It acts on, and judges, batches of any shape: `start` has it.
+    """
 
     def init(key, obs):
         return dict(net=net.init(key, obs), head=head.init())
 
-    def apply(params, obs):
-        x, value = net.apply(params["net"], obs)
-        return head.output(params["head"], x, obs), value
+    def apply(params, obs, start):
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[start.ndim :]), obs)
+        x, value = net.apply(params["net"], flat)
+        out = head.output(params["head"], x, flat)
+        return jax.tree.map(lambda y: y.reshape(*start.shape, *y.shape[1:]), (out, value))
 
     def act(params, obs, start, memory, key):
-        out, value = apply(params, obs)
+        out, value = apply(params, obs, start)
         return *choose(head, out, key), value, memory
 
     def judge(params, old_params, batch, key):
-        return view(head, *apply(params, batch.obs), batch)
+        return view(head, *apply(params, batch.obs, batch.start), batch)
 
     return Policy(init, lambda n: (), act, judge)
 

@@ -95,13 +95,9 @@ def rollout(
     carry, (batch, raw) = jax.lax.scan(one, carry, jax.random.split(key, steps))
     if not remembers:  # one large product instead of T small ones
 
-        def value(obs, start):
-            return policy.act(params, obs, start, (), None)[2]
-
-        batch = batch.replace(
-            value=jax.vmap(value)(batch.obs, batch.start),
-            next_value=jax.vmap(value)(batch.next_value, batch.start),
-        )
+        value = policy.act(params, batch.obs, batch.start, (), None)[2]
+        ahead = policy.act(params, batch.next_value, batch.start, (), None)[2]
+        batch = batch.replace(value=value, next_value=ahead)
     batch = batch.replace(old=batch.record, memory=stage.memory)
     env, obs, start, memory, episodes, total = carry
     stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -113,11 +112,3 @@ def only_json(wanted: bool) -> Iterator[Any]:
         sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
-
-
-def read_summary(run: str) -> dict:
-    """A finished run's summary. InputError if there is none."""
-    try:
-        return json.loads((Path(run) / "summary.json").read_text())
-    except (OSError, ValueError) as e:
-        raise InputError(f"run: {run} is not the folder of a finished run") from e

@@ -41,10 +41,11 @@ def shown(job: Job, quiet: bool) -> Iterator[tuple]:
                 f"{big(steps):>6} of {big(total)} steps  eval_return {iqm(x):.1f} "
                 f"(worst seed {x.min():.1f})  episode_return {recent(chunk)}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def say(text: str) -> None:
-        console.print(text, highlight=False)
+        console.print(text, highlight=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield line, say

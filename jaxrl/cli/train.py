@@ -117,7 +117,7 @@ def run(paper: str, given: dict, hypers: list[str], networks: list[str]) -> None
     tables["network"] |= {k: given_now[k] for k in networks if k in given_now}
     tables["hyper"] |= {k: given_now[k] for k in hypers if k in given_now}
     with only_json(given["as_json"]) as emit:
-        job = jobs.resolve(tables["run"], tables["env_params"], tables["network"], tables["hyper"])
+        job = jobs.resolve(**tables)
         emit(start(job, given["folder"], quiet=given["quiet"]))
 
 

@@ -38,7 +38,7 @@ LIMITS["eval_episodes"] = (20, 100_000)
 SEED_MODES = ("auto", "vmap", "map")
 
 
-def resolve(run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
+def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     """A checked job from what the person said; what they did not say has the defaults of the
     environment's class. InputError, in one line, for anything that is not allowed."""
     import envs

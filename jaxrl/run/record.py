@@ -132,3 +132,11 @@ def load_arrays(folder: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except (OSError, ValueError) as e:
         raise InputError(f"run: {folder} has no readable metrics.npz") from e
+
+
+def load_summary(folder: Path) -> dict:
+    """The summary of a finished run."""
+    try:
+        return json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"run: {folder} is not the folder of a finished run") from e

@@ -139,6 +139,7 @@ class Chunk(NamedTuple):
     iteration: int  # iterations done
     metrics: dict[str, np.ndarray]  # [seeds, iterations of this chunk, ...]
     evaluation: np.ndarray | None  # [seeds] mean greedy return, where this chunk ends in one
+    seconds: float  # that the iterations took, without the evaluation
 
 
 def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda c: None) -> Any:
@@ -148,11 +149,14 @@ def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda 
     stops = {round(total * (i + 1) / s.job.evals) for i in range(s.job.evals)}
     while done < total:
         n = min([program.chunk, total - done, *(stop - done for stop in stops if stop > done)])
+        began = time.perf_counter()
         state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
         done += n
-        metrics = {k: np.asarray(v)[:, :n] for k, v in metrics.items()}
+        metrics = jax.device_get(metrics)
+        seconds = time.perf_counter() - began
+        metrics = {k: v[:, :n] for k, v in metrics.items()}
         evaluation = None
         if done in stops:
             evaluation = returns(program.greedy(state, jax.random.key(EVALUATION), s.hp, s.world))
-        see(Chunk(done, metrics, evaluation))
+        see(Chunk(done, metrics, evaluation, seconds))
     return state

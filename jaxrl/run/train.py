@@ -1,6 +1,5 @@
 """A training run from a job to a finished folder: what `jaxrl train` does, for scripts too."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,14 @@ def train(
     say(f"compiling {job.paper} on {job.env}: {job.seeds} seeds, {job.iterations} iterations")
     program = build(s)
     recorder = record.Recorder(folder, job)
-    began = time.perf_counter()
+    seconds = []
 
-    def both(chunk):
+    def watch(chunk):
+        seconds.append(chunk.seconds)
         recorder.see(chunk)
         see(chunk)
 
-    state = jax.block_until_ready(execute(s, program, both))
-    seconds = time.perf_counter() - began
+    state = execute(s, program, watch)
     # not the keys of the evaluations on the way: their episodes were not chosen by anyone
     key = jax.random.fold_in(jax.random.key(EVALUATION), 1)
     steps = job.iterations * job.hyper.steps_per_iteration
@@ -58,8 +57,8 @@ def train(
         iterations=job.iterations,
         final_return=final(program.greedy(state, key, s.hp, s.world)),
         final_return_stochastic=final(program.sampled(state, key, s.hp, s.world)),
-        env_steps_per_second=steps * job.seeds / seconds,
-        seconds=seconds,
+        env_steps_per_second=steps * job.seeds / sum(seconds),
+        seconds=sum(seconds),
         compile_seconds=program.compile_seconds,
         seed_mode=seed_mode(job),
         versions=record.versions(),

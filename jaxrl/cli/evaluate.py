@@ -1,0 +1,46 @@
+"""jaxrl evaluate RUN: play a finished run's policy."""
+
+from pathlib import Path
+
+import click
+
+from jaxrl.cli.options import Whole, only_json
+from jaxrl.errors import InputError
+
+
+@click.command()
+@click.argument("run")
+@click.option("--episodes", type=Whole(), default=100, show_default=True, help="of each seed")
+@click.option("--seed", type=Whole(), default=1, show_default=True, help="of the episodes")
+@click.option("--stochastic", is_flag=True, help="act as it explores, not by its mode")
+@click.option("--gymnasium", metavar="NAME", help="play Gymnasium's own environment instead")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing else")
+def command(run, episodes, seed, stochastic, gymnasium, as_json):
+    """Play the last policy of every seed of a run, in its environment or in Gymnasium's.
+
+    Prints the return over complete episodes beside the figure that training ended with.
+    """
+    if not 1 <= episodes <= 100_000:
+        raise InputError(f"episodes: {episodes} is outside [1, 100000]")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed: {seed} is outside [0, 2**31)")
+    with only_json(as_json) as emit:
+        from jaxrl.run import evaluate, record
+
+        trained = record.load_summary(Path(run))
+        s, state = evaluate.load(Path(run))
+        how = dict(episodes=episodes, seed=seed, greedy=not stochastic)
+        if gymnasium:
+            result = evaluate.play_gymnasium(s, state, gymnasium, **how)
+        else:
+            result = evaluate.play_here(s, state, **how)
+        where = f"gymnasium:{gymnasium}" if gymnasium else s.job.env
+        before = trained["final_return_stochastic" if stochastic else "final_return"]
+        emit(dict(run=run, paper=s.job.paper, env=where, final_return=result, trained=before))
+    if not as_json:
+        for name, r in ((where, result), (f"{s.job.env}, at the end of training", before)):
+            low, high = r["ci95"]
+            click.echo(
+                f"{name}: return {r['iqm']:.1f} (95 % [{low:.1f}, {high:.1f}] over "
+                f"{len(r['per_seed'])} seeds, worst {r['min']:.1f}; {r['episodes']} episodes each)"
+            )

@@ -1,0 +1,61 @@
+"""Loading a finished run and playing its policy: here, or in Gymnasium's own environment."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrl.errors import InputError
+from jaxrl.run import checkpoint
+from jaxrl.run import job as jobs
+from jaxrl.run.run import Setting, over_seeds, score, set_up
+from jaxrl.run.stats import summarise
+from jaxrl.run.train import final
+
+
+def load(folder: Path) -> tuple[Setting, Any]:
+    """A run's setting and its last saved state, every seed's. InputError if it cannot be read."""
+    if not (folder / "config.toml").is_file():
+        raise InputError(f"run: {folder} is not the folder of a run")
+    s = set_up(jobs.resolve(**jobs.read(folder / "config.toml")))
+    saved = [p for p in (folder / "ckpt").glob("*") if p.name.isdigit()]
+    if not saved:
+        raise InputError(f"run: {folder} has no checkpoint")
+    like = jax.eval_shape(over_seeds(s.algo.init, s.job), s.keys, s.hp, s.world)
+    return s, checkpoint.load(max(saved, key=lambda p: int(p.name)), like)
+
+
+def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:
+    """The statistics of every seed's policy over complete episodes of the run's own environment."""
+    f = over_seeds(partial(score, s.algo, episodes, greedy), s.job)
+    return final(jax.jit(f)(state, jax.random.key(seed), s.hp, s.world))
+
+
+def play_gymnasium(
+    s: Setting, state: Any, name: str, episodes: int, seed: int, greedy: bool
+) -> dict:
+    """The same in Gymnasium's environment of this name, on the host, one seed after the other."""
+    from envs.adapters import gymnasium_env
+
+    spaces = s.world.observation_space, s.world.action_space
+    algo = s.algo
+
+    @jax.jit
+    def step(one, obs, memory, key):
+        key, k = jax.random.split(key)
+        return *algo.act(one, obs, memory, None if greedy else k, s.hp), key
+
+    def mean_return(one):
+        carry = [algo.memory(episodes), jax.random.key(seed)]
+
+        def act(obs):
+            action, *carry[:] = step(one, jnp.asarray(obs), *carry)
+            return np.asarray(action)
+
+        return gymnasium_env.play(name, act, episodes, seed, *spaces)[0].mean()
+
+    each = [mean_return(jax.tree.map(lambda x, i=i: x[i], state)) for i in range(s.job.seeds)]
+    return summarise(each) | dict(episodes=episodes, complete_episodes=[episodes] * len(each))
