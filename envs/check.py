@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import registry
+from envs.adapters.common import cast
 from envs.base import AutoReset, Transition
 from envs.spaces import Box, Discrete, MultiDiscrete, Space
 
@@ -41,20 +42,36 @@ def check(world: Any, steps: int = 1001, seed: int = 0) -> list[Problem]:
     return problems + list(_check(world, steps, jax.random.key(seed)))
 
 
-def _run(world: Any, key: jax.Array, steps: int) -> tuple[Any, Transition, Any]:
-    """First observation, transitions [T, N, ...] and actions of random play."""
+class Played(NamedTuple):
+    first: Any  # the first observations [N, ...]
+    trs: Transition  # [T, N, ...]
+    bare: Any  # what the environments' own steps gave, [T, N, ...], under each of some keys; or ()
 
-    def one(carry, key):
+
+def _play(world: Any, key: jax.Array, keys: jax.Array) -> Played:
+    """Random play, one step for each of `keys`."""
+    env = getattr(world, "env", None)
+
+    def one(state, key):
         ka, ks = jax.random.split(key)
-        action = _sample(world.action_space, ka)
-        state, tr = world.step(ks, carry, action)
-        state = jax.tree.map(lambda x, y: x.astype(y.dtype), state, carry)
-        return state, (tr, action)
+        action, bare = _sample(world.action_space, ka), ()
+        if env is not None and not registry.is_world(env):
+            # AutoReset's own key for the step; another world's is unknown, and two keys tell if it matters
+            under = [jax.random.split(ks)[0]] + [ka] * (type(world) is not AutoReset)
+            bare = [jax.vmap(env.step)(jax.random.split(k, COPIES), state, action).obs for k in under]
+        after, tr = world.step(ks, state, action)
+        return jax.tree.map(lambda x, y: cast(x, y.dtype), after, state), (tr, bare)
 
-    kr, ks = jax.random.split(key)
-    state, first = world.reset(kr, COPIES)
-    _, (trs, actions) = jax.lax.scan(one, state, jax.random.split(ks, steps))
-    return first, trs, actions
+    state, first = world.reset(key, COPIES)
+    state = jax.tree.map(lambda x: cast(x, x.dtype), state)  # a scan cannot carry weak types
+    return Played(first, *jax.lax.scan(one, state, keys)[1])
+
+
+def _program(world: Any, *args: Any) -> str:
+    """Reset and step as traced, constants included."""
+    parts = [jax.make_jaxpr(lambda w, k: w.reset(k, COPIES))(world, args[0])]
+    parts.append(jax.make_jaxpr(lambda w, *a: w.step(*a))(world, *args))
+    return "".join(f"{p}{[np.asarray(c).tobytes() for c in p.consts]}" for p in parts)
 
 
 def _sample(space: Space, key: jax.Array) -> Any:
@@ -113,14 +130,16 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
     if shapes or more or flags or any(p.about == "state shape" for p in types):
         return
 
-    first, trs, actions = run = jax.jit(lambda w, k: _run(w, k, steps))(world, key)
-    again = jax.jit(lambda w, k: _run(w, k, steps))(world, key)  # traced anew: Python state would show
-    if not _equal(run, again):
+    keys = jax.random.split(jax.random.fold_in(key, 1), steps)
+    play = jax.jit(_play)
+    played = play(world, key, keys)
+    program = [_program(world, key, state, action) for _ in range(2)]  # Python state shows in the trace
+    if program[0] != program[1] or not _equal(played, play(world, key, keys)):
         yield Problem("determinism", "the same key gave another trajectory; expected the same")
-    yield from _values(first, trs, world.observation_space, limit)
-    yield from _starts(world, first, trs, key)
-    yield from _final(world, key, trs, steps)
-    yield from _vmapped(world, key)
+    yield from _values(played.first, played.trs, world.observation_space, limit)
+    yield from _starts(world, played.first, played.trs, key)
+    yield from _final(played)
+    yield from _vmapped(world, key, keys, played)
 
 
 def _shapes(about: str, obs: Any, space: Space) -> Iterator[Problem]:
@@ -206,7 +225,6 @@ def _values(first: Any, trs: Any, space: Space, limit: int) -> Iterator[Problem]
     if limit:
         for i in range(COPIES):
             ends = np.concatenate([[-1], np.flatnonzero(done[:, i]), [len(done)]])
-            length = np.diff(ends).max() - (ends[-2] == ends[-1])
             length = max(np.diff(ends[:-1]).max(initial=0), ends[-1] - ends[-2] - 1)
             if length > limit:
                 yield Problem("max_steps", f"an episode went on for {length} steps, expected at most {limit}")
@@ -269,63 +287,40 @@ def _starts(world: Any, first: Any, trs: Any, key: jax.Array) -> Iterator[Proble
         yield Problem("final observation", f"is the next episode's first in all {cut} cuts, expected the last one")
 
 
-def _final(world: Any, key: jax.Array, trs: Any, steps: int) -> Iterator[Problem]:
+def _final(played: Played) -> Iterator[Problem]:
     """`final_obs` is what the bare step gave, and `obs` too where nothing was cut."""
+    trs = played.trs
     done = np.asarray(trs.terminated | trs.truncated)
     obs, final = _rows(trs.obs, 2), _rows(trs.final_obs, 2)
     differ = np.argwhere(~done & (obs != final).any(-1))
     if len(differ):
         t, i = differ[0]
         yield Problem("final observation", f"differs from the observation at step {t} of copy {i}, expected equal: no cut")
-    env = getattr(world, "env", None)
-    if env is None or registry.is_world(env):
+    if not played.bare:
         return
-
-    def bare(w, key):
-        """What the copies' own steps give along the way, under two keys."""
-
-        def one(state, key):
-            ka, ks = jax.random.split(key)
-            action = _sample(w.action_space, ka)
-            both = [jax.vmap(w.env.step)(jax.random.split(k, COPIES), state, action) for k in (jax.random.split(ks)[0], ka)]
-            after, tr = w.step(ks, state, action)
-            after = jax.tree.map(lambda x, y: x.astype(y.dtype), after, state)
-            return after, (both[0].obs, both[1].obs, tr.final_obs, tr.terminated | tr.truncated)
-
-        kr, ks = jax.random.split(key)
-        return jax.lax.scan(one, w.reset(kr, COPIES)[0], jax.random.split(ks, steps))[1]
-
-    try:
-        raw, other, final, done = jax.jit(bare)(world, key)
-    except Exception:  # a world around something that isn't an env of ours: nothing to compare with
+    raw = played.bare[0]
+    if len(played.bare) == 2 and not _equal(*played.bare):  # a random step, whose key we don't know
         return
-    keyed = not _equal(raw, other)
-    if keyed and type(world) is not AutoReset:  # we don't know how this world splits its keys
-        return
-    off = np.asarray(done) & ~_close(raw, final)
+    off = done & ~_close(raw, played.trs.final_obs)
     if off.any():
         t, i = np.argwhere(off)[0]
         yield Problem("final observation", f"at the cut of step {t}, copy {i}, is not what the bare step gave")
 
 
-def _vmapped(world: Any, key: jax.Array) -> Iterator[Problem]:
+def _vmapped(world: Any, key: jax.Array, keys: jax.Array, played: Played) -> Iterator[Problem]:
     """A stack of worlds can be vmapped over, and does what each does alone (some steps: chaos later)."""
     few = 5
-
-    def play(w):
-        first, trs, _ = _run(w, key, few)
-        return first, trs.final_obs, trs.reward
-
+    if not jax.tree.leaves(world):
+        return
     try:
         stack = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), world)
-        if not jax.tree.leaves(stack):
-            return
-        many = jax.jit(jax.vmap(play))(stack)
+        many = jax.jit(jax.vmap(_play, (0, None, None)))(stack, key, keys[:few])
     except Exception as e:
         yield Problem("vmap", f"over the world raises {type(e).__name__}: {' '.join(str(e).split())[:200]}")
         return
-    single = jax.jit(play)(world)
-    for x, y in zip(jax.tree.leaves(many), jax.tree.leaves(single), strict=True):
+    found = (many.first, many.trs.final_obs, many.trs.reward)
+    alone = (played.first, *jax.tree.map(lambda x: x[:few], (played.trs.final_obs, played.trs.reward)))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
         if not np.allclose(x, np.stack([y, y]), rtol=1e-2, atol=1e-2):
             yield Problem("vmap", f"over the world is off by {np.abs(x - np.asarray(y)).max():.3g} after {few} steps")
             return

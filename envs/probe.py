@@ -78,7 +78,7 @@ class Delay(Probe):
 
     def step(self, key, state, action):
         last = state[0] == 1.0
-        obs = jnp.where(last, 0.0, 1.0)[None]
+        obs = jnp.where(last, jnp.zeros(1), jnp.ones(1))
         return Step(obs, obs, jnp.where(last, self.reward, 0.0), last, jnp.zeros((), bool))
 
 

@@ -127,6 +127,9 @@ def gaussian(dim: int, *, state_std: bool = False, squash: bool = False, log_std
     )
 
 
+KINDS = ("auto", "gaussian", "gaussian_state", "squashed")
+
+
 def for_space(space: Space, kind: str = "auto") -> Head:
     """The head for an action space.
 

@@ -11,8 +11,6 @@ metadata, checked on the host by `check`; they are not looked at under jit or vm
 """
 
 import dataclasses
-import difflib
-import math
 import types
 import typing
 from typing import Any
@@ -22,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, did_you_mean
 
 
 def arg(default: Any, doc: str, bounds: Any = None) -> Any:
-    """A field with its documentation and what is allowed: an interval "(0, 1]" or a tuple of choices."""
+    """A field, its documentation, and what is allowed: an interval "(0, 1]" or a tuple of choices."""
     return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds})
 
 
@@ -100,7 +98,7 @@ def allowed(x: Any, bounds: Any) -> bool:
 
 
 def fits(x: Any, kind: Any) -> bool:
-    """Whether a value has its field's type. A number or an array of numbers is a float, a bool not."""
+    """Whether a value has its field's type. Numbers and arrays of numbers are floats, bools not."""
     inner, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return any(fits(x, k) for k in inner)
@@ -108,7 +106,7 @@ def fits(x: Any, kind: Any) -> bool:
         kinds = inner[:1] * len(x) if isinstance(x, tuple) and inner[-1:] == (...,) else inner
         return isinstance(x, tuple) and len(x) == len(kinds) and all(map(fits, x, kinds))
     if kind is float or kind is jax.Array:
-        return not isinstance(x, bool | tuple | list) and np.asarray(x).dtype.kind in "fiu"
+        return not isinstance(x, tuple | list) and np.asarray(x).dtype.kind in "fiu"
     return isinstance(x, origin or kind) and not (kind is int and isinstance(x, bool))
 
 
@@ -120,21 +118,18 @@ def check(hp: Any) -> Any:
     """
     for f in dataclasses.fields(hp):
         value, bounds = getattr(hp, f.name), f.metadata.get("bounds")
-        leaf = f.metadata.get("pytree_node", True)
         if not fits(value, f.type):
             kind = f.type.__name__ if isinstance(f.type, type) else f.type
-            raise InputError(f"{f.name}: {' '.join(repr(value).split())} is not a {kind}")
-        if hasattr(value, "_flax_dataclass"):
+            raise InputError(f"{f.name}: {' '.join(repr(value).split())[:80]} is not a {kind}")
+        if dataclasses.is_dataclass(value) and not isinstance(value, Linear):
             check(value)
-        # an interval holds for each number of a tuple, or of an array (a sweep)
-        each = jax.tree.leaves(value) if leaf or isinstance(bounds, str) else [value]
-        for v in (v for x in each for v in (np.ravel(x) if leaf else [x])):
-            if isinstance(v, np.floating | float) and math.isnan(v):
+            continue
+        for x in [v for leaf in jax.tree.leaves(value) for v in np.ravel(leaf)]:
+            if isinstance(x, np.floating) and np.isnan(x):
                 raise InputError(f"{f.name}: nan is not a number")
-            if bounds is not None and not allowed(v, bounds):
-                choices = ", ".join(map(str, () if isinstance(bounds, str) else bounds))
-                inside = f"outside {bounds}" if not choices else f"not one of {choices}"
-                raise InputError(f"{f.name}: {v} is {inside}")
+            if bounds is not None and not allowed(x, bounds):
+                among = f"outside {bounds}" if isinstance(bounds, str) else f"not one of {', '.join(bounds)}"
+                raise InputError(f"{f.name}: {x} is {among}")
     if message := getattr(hp, "problem", lambda: "")():
         raise InputError(message)
     return hp
@@ -145,7 +140,5 @@ def replace(hp: Any, **changes: Any) -> Any:
     known = [f.name for f in dataclasses.fields(hp)]
     for name in changes:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            guess = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
-            raise InputError(f"{type(hp).__name__} has no {name!r}{guess}")
+            raise did_you_mean(type(hp).__name__, name, known, f"it has {', '.join(known)}")
     return dataclasses.replace(hp, **changes)

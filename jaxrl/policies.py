@@ -1,6 +1,5 @@
 """Policies: how to act and how to judge what was done. A family reads nothing of a policy but this."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -8,23 +7,24 @@ import jax.numpy as jnp
 
 from jaxrl import heads
 from jaxrl.core import Policy, View
-from jaxrl.heads import Head
-from jaxrl.networks import ACTIVATIONS, CNN, MLP, ActorCritic, Recurrent
 from jaxrl.errors import InputError
+from jaxrl.heads import Head
+from jaxrl.hyper import arg, check, hyper
+from jaxrl.networks import ACTIVATIONS, CNN, MLP, ActorCritic, Recurrent
 
 TORSOS = {"mlp": MLP, "cnn": CNN}
 
 
-@dataclass(frozen=True)
+@hyper
 class Network:
     """The architecture of a policy: static, so another one is another program."""
 
-    torso: str = "mlp"  # mlp or cnn
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
-    shared: bool = False  # one trunk for actor and critic
-    memory: int = 0  # units of a GRU; 0: none
-    head: str = "auto"  # auto, gaussian, gaussian_state, squashed
+    torso: str = arg("mlp", "what reads the observation", tuple(TORSOS))
+    hidden: tuple[int, ...] = arg((64, 64), "widths of its layers", "[1, inf)")
+    activation: str = arg("tanh", "between them", tuple(ACTIVATIONS))
+    shared: bool = arg(False, "one trunk for actor and critic")
+    memory: int = arg(0, "units of a GRU after the torso; 0: none", "[0, inf)")
+    head: str = arg("auto", "the distribution of actions", heads.KINDS)
 
 
 def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
@@ -32,11 +32,7 @@ def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
 
     values: the number of objectives that the critic predicts; 0 where the reward is a scalar.
     """
-    if network.activation not in ACTIVATIONS:
-        allowed = ", ".join(ACTIVATIONS)
-        raise InputError(f"activation: {network.activation!r} is not one of {allowed}")
-    if network.torso not in TORSOS:
-        raise InputError(f"torso: {network.torso!r} is not one of {', '.join(TORSOS)}")
+    check(network)
     shape = getattr(world.observation_space, "shape", ())
     if network.torso == "cnn" and len(shape) != 3:
         raise InputError(f"torso: cnn needs images; {world.name} has {world.observation_space}")

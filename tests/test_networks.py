@@ -59,7 +59,7 @@ def test_orthogonal_is_uniform_over_the_group():
 
 
 def test_vmapped_initialisation_runs_without_a_qr():
-    """A batched QR hangs jaxlib 0.10.2 on two cores: 32 seeds of every kind of layer, really run."""
+    """A batched QR hangs jaxlib 0.10.2 on two cores: 32 seeds, really run."""
     net, gru = ActorCritic(3, partial(CNN, (8,)), True), Recurrent(3, small, 16)
     obs, start, memory = jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool), jnp.zeros((2, 16))
     images, keys = jnp.zeros((2, 5, 5, 2)), jax.random.split(KEY, 32)
@@ -191,7 +191,7 @@ def sigmoid(x):
 
 
 def test_recurrent_is_a_numpy_gru_with_resets():
-    """The equations of flax's GRUCell, one step and one environment at a time, memory 0 at a start."""
+    """The equations of flax's GRUCell, step by step, memory 0 at a start."""
     t, n, units = 7, 3, 5
     net = Recurrent(2, small, units, 2)
     obs, memory = normal(0, t, n, 4), normal(1, n, units)

@@ -109,6 +109,8 @@ def test_a_dictionary_keeps_its_mask_and_its_integers():
     np.testing.assert_allclose(z["state"].mean((0, 1)), 0.0, atol=1e-6)
     np.testing.assert_allclose(z["state"].std((0, 1)), 1.0, atol=1e-5)
     assert z["inner"]["half"].dtype == jnp.float32
+    half = np.asarray(obs["inner"]["half"], np.float32)
+    np.testing.assert_allclose(z["inner"]["half"], (half - half.mean()) / half.std(), atol=1e-4)
     np.testing.assert_allclose(m.mean["state"], obs["state"].mean((0, 1)), rtol=1e-5)
     scaled = nm.scale(m, obs)["state"]
     np.testing.assert_allclose(scaled, obs["state"] / obs["state"].std((0, 1)), rtol=1e-5)

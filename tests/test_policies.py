@@ -33,8 +33,8 @@ def numbers(policy, obs, seed=0):
     return jax.tree.unflatten(structure, noise)
 
 
-def collect(policy, params, obs, start, key):
-    """One call of `act` at a time, as a rollout makes them: (actions, records, values), [T, N, ...]."""
+def collect(policy, params, obs, start, memory, key):
+    """`act` step by step, as in a rollout: (actions, records, values), [T, N, ...]."""
 
     def step(memory, x):
         obs, start, key = x
@@ -42,7 +42,7 @@ def collect(policy, params, obs, start, key):
         return memory, (action, record, value)
 
     keys = jax.random.split(key, start.shape[0])
-    return jax.lax.scan(step, policy.memory(start.shape[1]), (obs, start, keys))[1]
+    return jax.lax.scan(step, memory, (obs, start, keys))[1]
 
 
 BOX = Box(-1.0, 1.0, (2,))
@@ -67,17 +67,18 @@ def test_judging_what_was_done_finds_what_was_recorded(name):
         ok[..., 1] = True
         obs = dict(action_mask=jnp.asarray(ok), x=obs)
     start = np.zeros((T, N), bool)
-    start[0] = start[3, 1] = True
+    start[0, :2] = start[3, 1] = True  # the others go on with an episode begun before
+    memory = jnp.asarray(normal(3, N, 6)) if sequences else ()
     first = jax.tree.map(lambda x: x[0], obs)
     params, other = numbers(policy, first), numbers(policy, first, 50)
 
     @jax.jit
     def run(params, other, key):
-        action, record, value = collect(policy, params, obs, jnp.asarray(start), key)
-        batch = Batch(obs, action, record, jnp.asarray(start), old=record)
+        action, record, value = collect(policy, params, obs, start, memory, key)
+        batch = Batch(obs, action, record, start, old=record)
         if not sequences:  # rows
             batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-        batch = batch.replace(memory=policy.memory(N))
+        batch = batch.replace(memory=memory)
         same = policy.judge(params, params, batch, None)
         moved = policy.judge(other, params, batch, None)
         facts = [dict(w._asdict(), entropy=w.entropy(), kl=w.kl()) for w in (same, moved)]
@@ -92,7 +93,7 @@ def test_judging_what_was_done_finds_what_was_recorded(name):
     shape = (T, N) if sequences else (T * N,)
     for k in ("log_ratio", "log_prob", "entropy", "kl"):
         assert same[k].shape == moved[k].shape == shape, k
-    assert same["value"].shape == (*shape, 2) if name == "gaussian" else shape
+    assert same["value"].shape == (shape + (2,) if name == "gaussian" else shape)
     # under the parameters that acted: nothing has changed
     np.testing.assert_allclose(same["log_prob"], rows(record["log_prob"]), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(same["log_ratio"], 0, atol=1e-4)
@@ -121,11 +122,11 @@ def test_judging_what_was_done_finds_what_was_recorded(name):
 def kl(old, new, name):
     """KL(old || new) in float64."""
     if isinstance(old, dict):
-        a, s, b, r = (x.astype(np.float64) for x in (old["loc"], old["scale"], new["loc"], new["scale"]))
+        a, s, b, r = (x[k].astype(np.float64) for x in (old, new) for k in ("loc", "scale"))
         return (np.log(r / s) + (s**2 + (a - b) ** 2) / (2 * r**2) - 0.5).sum(-1)
-    p, q = (np.exp(x - x.max(-1, keepdims=True).astype(np.float64)) for x in (old, new))
-    z = np.where(p > 0, stats.entropy(p, np.maximum(q, 1e-300), axis=-1)[..., None], 0).max(-1)
-    return z.sum(-1) if name == "multi" else z
+    p, q = (np.exp(x.astype(np.float64) - x.max(-1, keepdims=True)) for x in (old, new))
+    each = stats.entropy(p, q, axis=-1)
+    return each.sum(-1) if name == "multi" else each
 
 
 def test_recurrent_start_resets_the_memory():

@@ -15,10 +15,15 @@ import numpy as np
 from jaxrl.errors import InputError
 
 
-def _cast(x, dtype):
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return x
-    return jax.lax.convert_element_type(x, dtype)  # also drops a weak type
+def cast(x: Any, dtype: Any) -> Any:
+    """Of that type and not weakly so. A random key stays as it is."""
+    return x if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, dtype)
+
+
+def _wider(x: Any, y: Any) -> Any:
+    """The type that holds both. (A key promotes with nothing.)"""
+    x, y = jnp.result_type(x), y.dtype
+    return x if x == y else jnp.promote_types(x, y)
 
 
 def settle(state: Any, step: Callable) -> Any:
@@ -27,12 +32,12 @@ def settle(state: Any, step: Callable) -> Any:
     Upstream resets hold Python numbers and weak types where steps hold arrays: 0 becomes 0.25.
     """
     after = jax.eval_shape(step, state)
-    return jax.tree.map(lambda x, y: _cast(x, jnp.promote_types(jnp.result_type(x), y.dtype)), state, after)
+    return jax.tree.map(lambda x, y: cast(x, _wider(x, y)), state, after)
 
 
 def like(state: Any, before: Any) -> Any:
     """A stepped state with the types it had before."""
-    return jax.tree.map(lambda x, y: _cast(x, jnp.result_type(y)), state, before)
+    return jax.tree.map(lambda x, y: cast(x, y.dtype), state, before)
 
 
 def scalar(x: Any, dtype=jnp.float32) -> jax.Array:

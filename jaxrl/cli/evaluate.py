@@ -26,6 +26,7 @@ def command(run, episodes, seed, stochastic, gymnasium, as_json):
         raise InputError(f"seed: {seed} is outside [0, 2**31)")
     with only_json(as_json) as emit:
         from jaxrl.run import evaluate, record
+        from jaxrl.run.stats import describe
 
         trained = record.load_summary(Path(run))
         s, state = evaluate.load(Path(run))
@@ -39,8 +40,4 @@ def command(run, episodes, seed, stochastic, gymnasium, as_json):
         emit(dict(run=run, paper=s.job.paper, env=where, final_return=result, trained=before))
     if not as_json:
         for name, r in ((where, result), (f"{s.job.env}, at the end of training", before)):
-            low, high = r["ci95"]
-            click.echo(
-                f"{name}: return {r['iqm']:.1f} (95 % [{low:.1f}, {high:.1f}] over "
-                f"{len(r['per_seed'])} seeds, worst {r['min']:.1f}; {r['episodes']} episodes each)"
-            )
+            click.echo(f"{name}: return {describe(r)}; {r['episodes']} episodes each")

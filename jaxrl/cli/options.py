@@ -83,16 +83,17 @@ def kind(field: dataclasses.Field) -> click.ParamType:
     return Several(Number() if "float" in text else Whole())
 
 
-def flag(field: dataclasses.Field, default: Any, doc: str = "", bounds: Any = None) -> click.Option:
-    """The option of a field; not given, it is None, so that a file or a preset may speak."""
-    name = field.name.replace("_", "-")
+def flag(field: dataclasses.Field) -> click.Option:
+    """The option of an `arg`; not given, it is None, so that a file or a preset may speak."""
+    name, default = field.name.replace("_", "-"), field.default
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    inside = "" if bounds is None else bounds if isinstance(bounds, str) else " | ".join(bounds)
-    help = "; ".join(x for x in (doc, inside) if x) + f"  [default: {default}]"
+    bounds = field.metadata.get("bounds") or ""
+    inside = bounds if isinstance(bounds, str) else " | ".join(bounds)
+    text = "; ".join(x for x in (field.metadata.get("doc"), inside) if x) + f"  [default: {default}]"
     if field.type is bool:
-        return click.Option([f"--{name}/--no-{name}", field.name], default=None, help=help)
-    return click.Option([f"--{name}", field.name], type=kind(field), default=None, help=help)
+        return click.Option([f"--{name}/--no-{name}", field.name], default=None, help=text)
+    return click.Option([f"--{name}", field.name], type=kind(field), default=None, help=text)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from jaxrl.cli.options import Assignment, Whole, flag, only_json
+from jaxrl.errors import InputError
 from jaxrl.metrics import explain
 from jaxrl.run import catalogue
 
@@ -66,6 +67,8 @@ class Papers(click.Group):
             formatter.write_dl([(k, p["title"]) for k, p in catalogue.papers().items()])
 
     def resolve_command(self, ctx, args):
+        if args[0].startswith("-"):
+            raise InputError(f"paper: none before {args[0]}; jaxrl train SLUG {args[0]} ...")
         catalogue.find(args[0])
         for flag_, value in zip(args, args[1:], strict=False):
             if flag_ == "--env":  # a mistyped name is said before jax is imported
@@ -78,30 +81,17 @@ class Papers(click.Group):
         from jaxrl.policies import Network
 
         _, cls = catalogue.load(name)
-        paper, hp = catalogue.find(name), cls()
-        fields = [f for f in dataclasses.fields(cls) if f.name != "horizon"]
-        hypers = [flag(f, getattr(hp, f.name), f.metadata.get("doc", ""), f.metadata.get("bounds")) for f in fields]
-        network = [flag(f, f.default, NETWORK[f.name]) for f in dataclasses.fields(Network)]
-        names = [f.name for f in fields], [f.name for f in dataclasses.fields(Network)]
+        paper = catalogue.find(name)
+        hypers = [flag(f) for f in dataclasses.fields(cls) if f.name != "horizon"]
+        network = [flag(f) for f in dataclasses.fields(Network)]
 
         def call(**given):
-            run(name, given, *names)
+            run(name, given, [o.name for o in hypers], [o.name for o in network])
 
-        command = Sections(
-            name, params=[*RUN, *hypers, *network], callback=call, help=f"{paper['title']}.\n\nClaim: {paper['claim']}."
-        )
+        text = f"{paper['title']}.\n\nClaim: {paper['claim']}."
+        command = Sections(name, params=[*RUN, *hypers, *network], callback=call, help=text)
         command.sections = {"Run": RUN, "Hyperparameters": hypers, "Network": network}
         return command
-
-
-NETWORK = {
-    "torso": "mlp | cnn",
-    "hidden": "widths between commas",
-    "activation": "tanh | relu | elu | silu | gelu",
-    "shared": "one trunk for actor and critic",
-    "memory": "units of a GRU; 0: none",
-    "head": "auto | gaussian | gaussian_state | squashed",
-}
 
 
 def run(paper: str, given: dict, hypers: list[str], networks: list[str]) -> None:
@@ -126,17 +116,16 @@ def start(job, folder: str | None, quiet: bool) -> dict:
     from jaxrl.cli.progress import shown
     from jaxrl.run import record
     from jaxrl.run.run import set_up
+    from jaxrl.run.stats import describe
     from jaxrl.run.train import train
 
     target = record.new_folder(folder, job)
     setting = set_up(job)
     with shown(job, quiet) as (see, say):
         summary = train(job, target, setting, see, say)
-    result = summary["final_return"]
-    low, high = result["ci95"]
     say(
-        f"final_return {result['iqm']:.1f} (95 % [{low:.1f}, {high:.1f}] over {job.seeds} seeds, "
-        f"worst {result['min']:.1f}); {summary['env_steps_per_second']:,.0f} steps/s, "
+        f"final_return {describe(summary['final_return'])}; "
+        f"{summary['env_steps_per_second']:,.0f} steps/s, "
         f"compiled in {summary['compile_seconds']:.1f} s"
     )
     say(f"run      {target}\npicture  {target / 'curve.png'}")
@@ -148,4 +137,5 @@ command = Papers(
     help="Train a paper on an environment: jaxrl train SLUG|FILE.py --env ENV --seeds N --steps N.\n\n"
     "jaxrl train SLUG --help shows the paper's hyperparameters.",
     no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True},
 )

@@ -181,7 +181,7 @@ def sgd(
                 (params, state), (i, k) = carry, x
                 grads, stats = jax.grad(loss, has_aux=True)(params, s.params, take(i), k, hp)
                 updates, state = opt.update(grads, state, params)
-                stats["grad_norm"] = optax.global_norm(grads)
+                stats["grad_norm"] = optax.tree.norm(grads)
                 return (optax.apply_updates(params, updates), state), stats
 
             return jax.lax.scan(step, carry, (index, jax.random.split(k_loss, hp.minibatches)))

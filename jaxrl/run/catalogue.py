@@ -27,7 +27,8 @@ def literal(path: Path) -> dict:
                 raise InputError(f"paper: {path}: PAPER is not a literal") from e
             if missing := [f for f in FIELDS if f not in paper]:
                 raise InputError(f"paper: {path}: PAPER lacks {', '.join(missing)}")
-            return paper | {"file": str(path)}
+            inside = path.is_relative_to(PAPERS)
+            return paper | {"file": str(path.relative_to(PAPERS.parent.parent) if inside else path)}
     raise InputError(f"paper: {path} has no PAPER")
 
 

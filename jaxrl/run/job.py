@@ -51,11 +51,9 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
             raise did_you_mean("run", name, [f.name for f in dataclasses.fields(Job)])
     envs.check_name(run["env"])
     _, cls = catalogue.load(run["paper"])
-    for name in network:
-        if name not in {f.name for f in dataclasses.fields(Network)}:
-            raise did_you_mean("network", name, [f.name for f in dataclasses.fields(Network)])
     hp = check(replace(cls.for_env(envs.kind(run["env"])), **hyper))
-    job = Job(**run, env_params=env_params, network=Network(**network), hyper=hp)
+    net = check(replace(Network(), **network))
+    job = Job(**run, env_params=env_params, network=net, hyper=hp)
     for name, (low, high) in LIMITS.items():
         value = getattr(job, name)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -117,6 +115,6 @@ def read(path: Path) -> dict[str, dict]:
             tables["hyper"][key] = schedule(value) if isinstance(value, str) and ":" in value else value
         except ValueError as e:
             raise InputError(f"{key}: {value!r} is not a number or a schedule a:b") from e
-    if "hidden" in tables["network"]:
-        tables["network"]["hidden"] = tuple(tables["network"]["hidden"])
+    lists = {k: tuple(v) for k, v in tables["network"].items() if isinstance(v, list)}
+    tables["network"] |= lists
     return tables

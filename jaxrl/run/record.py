@@ -26,6 +26,7 @@ from jaxrl import __version__
 from jaxrl.errors import InputError
 from jaxrl.run import job as jobs
 from jaxrl.run.job import Job
+from jaxrl.run.stats import finite
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "brax", "numpy")
 
@@ -62,12 +63,6 @@ def new_folder(path: str | None, job: Job) -> Path:
     return folder
 
 
-def number(x: Any) -> Any:
-    """A value as JSON holds it: NaN and infinities are null."""
-    x = np.asarray(x, float)
-    return np.where(np.isfinite(x), x, None).tolist()
-
-
 class Recorder:
     """Writes a run folder while the run goes on."""
 
@@ -92,9 +87,9 @@ class Recorder:
         seconds = round(time.perf_counter() - self.began, 3)
         line: dict[str, Any] = dict(step=steps, iteration=chunk.iteration, seconds=seconds)
         for name, x in chunk.metrics.items():
-            line[name] = number(mean_of_finite(x))
+            line[name] = finite(mean_of_finite(x))
         if chunk.evaluation is not None:
-            line["eval_return"] = number(chunk.evaluation)
+            line["eval_return"] = finite(chunk.evaluation)
             self.evaluations.append((steps, chunk.evaluation))
         self.metrics.append(chunk.metrics)
         self.lines.write(json.dumps(line) + "\n")

@@ -1,0 +1,201 @@
+"""The host loop: what is promised of a run, bit for bit, and what its folder holds."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrl.errors import InputError
+from jaxrl.run import checkpoint, evaluate, record
+from jaxrl.run import job as jobs
+from jaxrl.run.run import build, execute, set_up
+from jaxrl.run.train import train
+
+TABLES = dict(
+    run=dict(paper="ppo", env="CartPole-v1", seeds=3, steps=20 * 32, evals=2, eval_episodes=20),
+    env_params={},
+    network=dict(hidden=(8,)),
+    hyper=dict(num_envs=4, num_steps=8, minibatches=2, epochs=2, lr=0.003, normalise_obs=True),
+)
+
+
+def digest(state) -> str:
+    """A hash over the bytes of every leaf."""
+    state = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()
+
+
+def is_key(x) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def resolve(**changes):
+    """The small job, with other entries in its tables."""
+    tables = {k: v | changes.get(k, {}) for k, v in TABLES.items()}
+    return jobs.resolve(**tables)
+
+
+@pytest.fixture(scope="module")
+def small():
+    s = set_up(resolve())
+    return s, build(s)
+
+
+def test_twenty_iterations_are_ten_and_ten_and_twenty_times_one(small):
+    s, program = small
+    assert program.chunk < 20
+
+    def in_chunks_of(n):
+        state = program.init(s.keys, s.hp, s.world)
+        for t in range(0, 20, n):
+            state, _ = program.advance(state, jnp.int32(t), jnp.int32(n), s.hp, s.world)
+        return digest(state)
+
+    size = program.chunk
+    whole = build_with_chunk(s, 20)
+    state, _ = whole(program.init(s.keys, s.hp, s.world), jnp.int32(0), jnp.int32(20), s.hp, s.world)
+    halves = program.init(s.keys, s.hp, s.world)
+    for t in (0, 10):
+        halves, _ = whole(halves, jnp.int32(t), jnp.int32(10), s.hp, s.world)
+    assert digest(state) == digest(halves) == in_chunks_of(size) == in_chunks_of(1)
+
+
+def build_with_chunk(s, chunk):
+    from functools import partial
+
+    from jaxrl.run.run import advance, over_seeds
+
+    return jax.jit(over_seeds(partial(advance, s.algo, chunk), s.job))
+
+
+def test_evaluating_more_often_changes_nothing(small):
+    """google-deepmind/mujoco#1259: there the number of evaluations changed the policy."""
+    s, program = small
+    often = s._replace(job=resolve(run=dict(evals=10)))
+    assert digest(execute(s, program)) == digest(execute(often, program))
+
+
+def test_one_poisoned_seed_leaves_the_others_alone(small):
+    s, program = small
+    state = program.init(s.keys, s.hp, s.world)
+    poison = jax.tree.map(lambda x: x.at[1].set(jnp.nan), state.params)
+
+    def after(state):
+        for t in range(3):
+            state, _ = program.advance(state, jnp.int32(t), jnp.int32(1), s.hp, s.world)
+        return state
+
+    healthy = after(jax.tree.map(jnp.copy, state))
+    sick = after(state.replace(params=poison))
+    assert all(np.isnan(x[1]).any() for x in jax.tree.leaves(sick.params))
+    for i in (0, 2):
+        a, b = (jax.tree.map(lambda x, i=i: x[i], y) for y in (healthy, sick))
+        assert digest(a) == digest(b)
+
+
+def test_nothing_is_traced_again_while_it_runs():
+    count = []
+    s = set_up(resolve())
+    real = s.algo.step
+    s = s._replace(algo=s.algo._replace(step=lambda *a: count.append(1) or real(*a)))
+    program = build(s)
+    traces = len(count)
+    execute(s, program)
+    assert len(count) == traces <= 2  # once for the metrics' shapes, once for the program
+
+
+@pytest.mark.slow
+def test_the_same_in_another_process(small, tmp_path):
+    s, program = small
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.run.test_run import *\n"
+        "s = set_up(resolve()); print(digest(execute(s, build(s))))"
+    )
+    root = str(record.Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script, root], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.split()[-1] == digest(execute(s, program))
+
+
+@pytest.mark.slow
+def test_mapped_seeds_are_bitwise_their_single_runs():
+    def final(**run):
+        s = set_up(resolve(run=run | dict(seed_mode="map")))
+        return execute(s, build(s))
+
+    together = final(seeds=2, seed=5)
+    alone = final(seeds=1, seed=6)
+    second = jax.tree.map(lambda x: x[1:], together)
+    assert digest(second) == digest(alone)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    lines = []
+    summary = train(resolve(), folder, say=lines.append)
+    return folder, summary, lines
+
+
+def test_the_run_folder_holds_what_it_says(folder):
+    path, summary, lines = folder
+    assert summary == json.loads((path / "summary.json").read_text())
+    assert set(summary) >= {
+        *("paper", "env", "seeds", "steps", "final_return", "final_return_stochastic"),
+        *("env_steps_per_second", "compile_seconds", "versions"),
+    }
+    result = summary["final_return"]
+    assert set(result) >= {"iqm", "mean", "min", "ci95", "per_seed"}
+    assert len(result["per_seed"]) == 3
+    assert result["complete_episodes"] == [20, 20, 20]
+    assert summary["steps"] == 640
+    assert (path / "curve.png").stat().st_size > 5000
+    arrays = record.load_arrays(path)
+    assert arrays["episode_return"].shape == (3, 20)
+    assert arrays["eval_return"].shape == (3, 2)
+    np.testing.assert_array_equal(arrays["eval_steps"], [320, 640])
+    np.testing.assert_array_equal(arrays["steps"], 32 * np.arange(1, 21))
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["iteration"] == 20
+    assert len(rows[-1]["eval_return"]) == 3
+    np.testing.assert_allclose(rows[-1]["eval_return"], arrays["eval_return"][:, -1])
+    assert "3 seeds" in lines[0]
+
+
+def test_the_resolved_configuration_is_the_job(folder):
+    assert jobs.resolve(**jobs.read(folder[0] / "config.toml")) == resolve()
+
+
+def test_a_loaded_run_plays_as_it_ended(folder):
+    path, summary, _ = folder
+    s, state = evaluate.load(path)
+    key_free = evaluate.play_here(s, state, episodes=20, seed=3, greedy=True)
+    again = evaluate.play_here(s, state, episodes=20, seed=3, greedy=True)
+    assert key_free == again
+    assert digest(state) == digest(execute(s, build(s)))
+    there = evaluate.play_gymnasium(s, state, "CartPole-v1", episodes=20, seed=0, greedy=True)
+    assert len(there["per_seed"]) == 3
+    with pytest.raises(InputError, match="Box"):
+        evaluate.play_gymnasium(s, state, "Pendulum-v1", episodes=20, seed=0, greedy=True)
+
+
+def test_a_changed_checkpoint_is_refused(folder, tmp_path):
+    state = dict(a=jnp.arange(1000.0), key=jax.random.split(jax.random.key(0), 3))
+    checkpoint.save(tmp_path / "c", state)
+    assert digest(checkpoint.load(tmp_path / "c", state)) == digest(state)
+    file = max((p for p in (tmp_path / "c").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="is not the file that was written"):
+        checkpoint.load(tmp_path / "c", state)
+    (tmp_path / "c" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="was not finished"):
+        checkpoint.load(tmp_path / "c", state)

@@ -1,0 +1,182 @@
+"""What a person sees: one line and exit code 2 for bad input, and nothing left behind."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxrl.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(argv, capsys):
+    """(exit code, standard output, standard error) of the command in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+TRAIN = ["train", "ppo", "--env", "CartPole-v1", "--run", "out"]
+SMALL = ["--num-envs", 4, "--num-steps", 8, "--minibatches", 2, "--hidden", "8", "--evals", 1]
+
+# arguments, and what the one line must hold: the name, its value, what is allowed
+BAD = [
+    (["trian"], "command: no 'trian'; did you mean train?"),
+    (["train", "pppo"], "paper: no 'pppo'; did you mean ppo"),
+    (["train", "--env", "CartPole-v1"], "paper: none before --env"),
+    (["train", "./nothing.py"], "nothing.py: No such file"),
+    (["train", "ppo"], "env: none given; jaxrl envs lists them"),
+    (["train", "ppo", "--env", "CartPol-v1"], "env: no 'CartPol-v1'; did you mean CartPole-v1"),
+    (["train", "ppo", "--env", "brax/swimmer"], "brax/swimmer"),
+    (["train", "ppo", "--env", "nowhere:make"], "no module 'nowhere'"),
+    ([*TRAIN, "--lrr", 1], "No such option '--lrr'"),
+    ([*TRAIN, "--lr", -1], "lr: -1.0 is outside [0, inf)"),
+    ([*TRAIN, "--lr", "nan"], "lr: nan"),
+    ([*TRAIN, "--lr", "inf"], "lr: inf is outside [0, inf)"),
+    ([*TRAIN, "--lr", "fast"], "lr: 'fast' is not a number or a schedule a:b"),
+    ([*TRAIN, "--lr", "1e-3:-1"], "lr: -1.0 is outside [0, inf)"),
+    ([*TRAIN, "--gamma", 1.1], "gamma: 1.1 is outside [0, 1]"),
+    ([*TRAIN, "--gamma", "0.9:1"], "gamma: '0.9:1' is not a number"),
+    ([*TRAIN, "--lam", -0.1], "lam: -0.1 is outside [0, 1]"),
+    ([*TRAIN, "--eps", 0], "eps: 0.0 is outside (0, inf)"),
+    ([*TRAIN, "--vf-clip", 0], "vf_clip: 0.0 is outside (0, inf]"),
+    ([*TRAIN, "--max-grad-norm", 0], "max_grad_norm: 0.0 is outside (0, inf]"),
+    ([*TRAIN, "--ent-coef", -1], "ent_coef: -1.0 is outside [0, inf)"),
+    ([*TRAIN, "--num-envs", 0], "num_envs: 0 is outside [1, inf)"),
+    ([*TRAIN, "--num-envs", 1.5], "num_envs: '1.5' is not a whole number"),
+    ([*TRAIN, "--num-steps", -4], "num_steps: -4 is outside [1, inf)"),
+    ([*TRAIN, "--epochs", 0], "epochs: 0 is outside [1, inf)"),
+    ([*TRAIN, "--minibatches", 3], "minibatches: 3 does not divide num_envs * num_steps"),
+    ([*TRAIN, "--memory", 8, "--minibatches", 32], "minibatches: 32 does not divide num_envs = 16"),
+    ([*TRAIN, "--seeds", 0], "seeds: 0 is outside [1, 65536]"),
+    ([*TRAIN, "--seeds", "many"], "seeds: 'many' is not a whole number"),
+    ([*TRAIN, "--seed", -1], "seed: -1 is outside [0, 4294967295]"),
+    ([*TRAIN, "--seed", 2**32], "seed: 4294967296 is outside [0, 4294967295]"),
+    ([*TRAIN, "--seed", 2**32 - 1, "--seeds", 2], "seed: 4294967295 + 2 seeds"),
+    ([*TRAIN, "--steps", 0], "steps: 0 is outside [1, "),
+    ([*TRAIN, "--steps", 1000], "steps: 1000 is less than one iteration of 1024 steps"),
+    ([*TRAIN, "--steps", 2048, "--evals", 5], "evals: 5 is more than the 2 iterations"),
+    ([*TRAIN, "--evals", 0], "evals: 0 is outside [1, 10000]"),
+    ([*TRAIN, "--eval-episodes", 3], "eval_episodes: 3 is outside [20, 100000]"),
+    ([*TRAIN, "--seed-mode", "pmap"], "seed_mode: 'pmap' is not one of auto, vmap, map"),
+    ([*TRAIN, "--activation", "tahn"], "activation: tahn is not one of tanh, relu"),
+    ([*TRAIN, "--torso", "rnn"], "torso: rnn is not one of mlp, cnn"),
+    ([*TRAIN, "--torso", "cnn"], "torso: cnn needs images; CartPole-v1 has Box(4,)"),
+    ([*TRAIN, "--hidden", "64,x"], "hidden: 'x' is not a whole number"),
+    ([*TRAIN, "--hidden", "64,0"], "hidden: 0 is outside [1, inf)"),
+    ([*TRAIN, "--memory", -1], "memory: -1 is outside [0, inf)"),
+    ([*TRAIN, "--head", "squashed"], "head: 'squashed' does not fit Discrete(2) actions"),
+    ([*TRAIN, "--env-param", "gravity"], "'gravity' is not NAME=NUMBER"),
+    ([*TRAIN, "--env-param", "gravty=3"], "did you mean gravity"),
+    ([*TRAIN, "--config", "missing.toml"], "missing.toml: No such file"),
+    ([*TRAIN[:-1], ROOT / "tests"], "exists and is not an empty folder"),
+    (["evaluate", "nowhere"], "run: nowhere is not the folder of a finished run"),
+    (["evaluate", "nowhere", "--episodes", 0], "episodes: 0 is outside [1, 100000]"),
+    (["papers", "--chapter", "onpolicy"], "chapter: no 'onpolicy'; did you mean on_policy"),
+    (["check-env", "CartPol-v1"], "did you mean CartPole-v1"),
+    (["check-env", "CartPole-v1", "--steps", 0], "steps: 0 is outside [1, inf)"),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), BAD, ids=[" ".join(map(str, b[0][-3:])) for b in BAD])
+def test_bad_input_is_one_line_and_leaves_nothing(argv, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(argv, capsys)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+CONFIGS = [
+    ("[hyper]\nlrr = 1.0", "PPO: no 'lrr'; did you mean lr"),
+    ("[hyper]\nlr = true", "lr: True is not a"),
+    ("[hyper]\nnum_envs = 2.5", "num_envs: 2.5 is not a int"),
+    ("[hyper]\nnum_envs = true", "num_envs: True is not a int"),
+    ('[hyper]\ngamma = "high"', "gamma: 'high' is not a float"),
+    ('[hyper]\nlr = "1:x"', "lr: '1:x' is not a number or a schedule"),
+    ("[run]\nstepz = 3", "run: no 'stepz'; did you mean steps"),
+    ("[run]\nsteps = 2.5", "steps: 2.5 is not an int"),
+    ("[nets]\na = 1", "config: no 'nets'; did you mean network"),
+    ("[network]\nhiden = [3]", "Network: no 'hiden'; did you mean hidden"),
+    ("[network]\nhidden = 3", "hidden: 3 is not"),
+    ("run = 3", "config: run: 3 is not a table"),
+    ("[run", "config:"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), CONFIGS, ids=[c[0].replace("\n", " ") for c in CONFIGS])
+def test_bad_configurations_too(text, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text(text)
+    code, out, err = call([*TRAIN, "--config", "c.toml"], capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert [p.name for p in tmp_path.iterdir()] == ["c.toml"]
+
+
+def test_help_and_mistyped_names_need_no_jax():
+    script = (
+        "import sys, contextlib\nfrom jaxrl.cli import main\n"
+        "for argv in (['--help'], ['--version'], ['trian'], ['train', '--help'], ['train', 'pppo'],\n"
+        "             ['train', 'ppo', '--env', 'CartPol'], ['papers'], ['envs']):\n"
+        "    with contextlib.suppress(SystemExit): main(argv)\n"
+        "    assert not {'jax', 'gymnax', 'brax'} & set(sys.modules), argv"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_hyperparameter_is_a_documented_flag(capsys):
+    code, out, _ = call(["train", "ppo", "--help"], capsys)
+    assert code == 0
+    flags = "--lr --gamma --lam --eps --num-envs --num-steps --minibatches --epochs --ent-coef"
+    for name in f"{flags} --vf-coef --max-grad-norm --vf-clip --steps --seeds --env --hidden".split():
+        line = re.search(rf"^  {name}[ /].*\n(?:   .*\n)*", out, re.M)
+        assert line, name
+        assert "default" in line[0] or name == "--env", name
+    assert "Progress" in out
+
+
+def test_train_by_json_prints_the_summary_and_nothing_else(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text("[hyper]\ngamma = 0.5\nlam = 0.5\n[run]\nseeds = 2\n")
+    argv = [*TRAIN, *SMALL, "--config", "c.toml", "--gamma", 0.7, "--steps", "1e2", "--json"]
+    code, out, err = call(argv, capfd)
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary == json.loads(Path("out/summary.json").read_text())
+    assert summary["steps"] == 96  # whole iterations of 32
+    assert summary["seeds"] == 2  # the file's, over the default
+    config = Path("out/config.toml").read_text()
+    assert "gamma = 0.7" in config  # a flag over the file
+    assert "lam = 0.5" in config
+    assert "run      out" in err
+
+    code, out, _ = call(["evaluate", "out", "--episodes", 20, "--json"], capfd)
+    assert code == 0
+    played = json.loads(out)
+    assert played["trained"] == summary["final_return"]
+    assert len(played["final_return"]["per_seed"]) == 2
+
+
+def test_a_paper_of_ones_own(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = (ROOT / "jaxrl/papers/on_policy/ppo.py").read_text()
+    Path("mine.py").write_text(source.replace('"slug": "ppo"', '"slug": "mine"'))
+    argv = ["train", "./mine.py", "--env", "CartPole-v1", *SMALL, "--steps", 64, "--quiet", "--eps", 0.1]
+    code, _, err = call(argv, capfd)
+    assert (code, err) == (0, "")
+    assert len(list(Path("runs/CartPole-v1/mine").iterdir())) == 1
+
+
+def test_lists(capfd):
+    _, out, _ = call(["papers", "--json"], capfd)
+    assert {"slug", "title", "chapter", "file"} <= set(json.loads(out)[0])
+    _, out, _ = call(["envs", "--json"], capfd)
+    assert {"name": "CartPole-v1", "kind": "classic"} in json.loads(out)

@@ -1,0 +1,200 @@
+"""The family's loop against slow, separate definitions of what it should do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from jaxrl.core import resume, train
+from jaxrl.errors import InputError
+from jaxrl.families import on_policy as family
+from jaxrl.families.on_policy import OnPolicy, minibatches, on_policy, squared_error
+from jaxrl.papers.on_policy import ppo
+from jaxrl.papers.on_policy.ppo import PPO
+from jaxrl.policies import Network, policy_for
+from jaxrl.rollout import begin, rollout
+from jaxrl.surrogate import policy_gradient
+from jaxrl.types import Batch
+
+SMALL = Network(hidden=(8,))
+
+
+def batch_of(T, N):
+    """A batch whose every leaf says which row it is."""
+    row = jnp.arange(T * N).reshape(T, N)
+    same = dict.fromkeys(("obs", "action", "value", "advantage", "target"), row)
+    return Batch(**same, record=dict(raw=row), old=dict(raw=row), start=row == 0, memory=row[0])
+
+
+def test_minibatches_of_rows_hold_every_row_once():
+    hp = OnPolicy(num_envs=6, num_steps=4, minibatches=3)
+    index, take = minibatches(jax.random.key(0), batch_of(4, 6), hp, sequences=False)
+    rows = np.concatenate([take(i).obs for i in index])
+    assert sorted(rows) == list(range(24))
+    assert not (rows == np.arange(24)).all()
+    one = take(index[0])
+    np.testing.assert_array_equal(one.obs, one.record["raw"])
+    np.testing.assert_array_equal(one.obs, one.target)
+
+
+def test_minibatches_of_sequences_keep_time_and_first_memory():
+    hp = OnPolicy(num_envs=6, num_steps=4, minibatches=3)
+    index, take = minibatches(jax.random.key(0), batch_of(4, 6), hp, sequences=True)
+    for i in index:
+        one = take(i)
+        np.testing.assert_array_equal(one.obs, np.arange(4)[:, None] * 6 + np.array(i))
+        np.testing.assert_array_equal(one.memory, i)
+    with pytest.raises(InputError, match="minibatches: 4 does not divide num_envs = 6"):
+        minibatches(jax.random.key(0), batch_of(4, 6), hp.replace(minibatches=4), sequences=True)
+
+
+@pytest.fixture(scope="module", params=[0, 5], ids=["feedforward", "recurrent"])
+def walked(request):
+    """A rollout of CartPole with short episodes, and the pieces to walk it again by hand."""
+    world = envs.make("CartPole-v1")
+    world = world.replace(env=world.env)
+    policy = policy_for(world, Network(hidden=(8,), memory=request.param))
+    hp = OnPolicy(num_envs=3, num_steps=40, normalise_obs=True)
+    key_env, key_params, key = jax.random.split(jax.random.key(1), 3)
+    stage = begin(policy, key_env, hp, world)
+    params = policy.init(key_params, stage.obs)
+    f = jax.jit(lambda p, s, k: rollout(policy, p, s, k, hp, world, hp.num_steps))
+    return world, policy, hp, params, stage, key, f(params, stage, key)
+
+
+def test_rollout_is_the_loop_written_out(walked):
+    world, policy, hp, params, stage, key, (after, b, metrics) = walked
+    act, step = jax.jit(policy.act), jax.jit(world.step)
+    env, obs, start, memory = stage.env, stage.obs, stage.start, stage.memory
+    ret, returns, lengths = np.zeros(3), [], []
+    alive = np.zeros(3)
+    for t, k in enumerate(jax.random.split(key, hp.num_steps)):
+        k_act, k_env = jax.random.split(k)
+        # before any data the moments leave observations as they are
+        np.testing.assert_allclose(b.obs[t], np.clip(obs, -10, 10), atol=1e-6)
+        np.testing.assert_array_equal(b.start[t], start)
+        action, _, value, memory = act(params, obs, start, memory, k_act)
+        np.testing.assert_array_equal(b.action[t], action)
+        np.testing.assert_allclose(b.value[t], value, atol=1e-5)
+        env, s = step(k_env, env, action)
+        false = jnp.zeros(3, bool)
+        np.testing.assert_allclose(
+            b.next_value[t], act(params, s.final_obs, false, memory, k_act)[2], atol=1e-5
+        )
+        done = np.asarray(s.terminated | s.truncated)
+        np.testing.assert_array_equal(b.done[t], done)
+        ret, alive = ret + np.asarray(s.reward), alive + 1
+        returns += list(ret[done])
+        lengths += list(alive[done])
+        ret, alive = ret * ~done, alive * ~done
+        obs, start = s.obs, s.terminated | s.truncated
+    assert len(returns) > 3
+    assert int(metrics["episodes"]) == len(returns)
+    np.testing.assert_allclose(metrics["episode_return"], np.mean(returns), rtol=1e-6)
+    np.testing.assert_allclose(metrics["episode_length"], np.mean(lengths), rtol=1e-6)
+    np.testing.assert_allclose(after.obs, obs, atol=1e-6)
+
+
+def test_moments_are_of_raw_observations(walked):
+    *_, (after, b, _) = walked
+    flat = np.asarray(b.obs).reshape(-1, 4)  # raw here: nothing was scaled, nothing reached the clip
+    np.testing.assert_allclose(after.obs_moments.mean, flat.mean(0), atol=1e-5)
+    np.testing.assert_allclose(after.obs_moments.var, flat.var(0), rtol=1e-4, atol=1e-6)
+
+
+def test_judging_the_rollout_repeats_what_acting_said(walked):
+    _, policy, _, params, _, key, (_, b, _) = walked
+    w = policy.judge(params, params, b, key)
+    np.testing.assert_allclose(w.log_ratio, 0.0, atol=1e-5)
+    np.testing.assert_allclose(w.value, b.value, atol=1e-5)
+    np.testing.assert_allclose(w.kl(), 0.0, atol=1e-5)
+
+
+def test_no_finished_episode_is_not_a_return_of_zero():
+    world = envs.make("probe/constant", max_steps=50)
+    hp = PPO(num_envs=2, num_steps=10, minibatches=1, epochs=1)
+    _, m = jax.jit(lambda k: train(ppo.make(world, SMALL), k, hp, world, 6))(jax.random.key(0))
+    got = np.asarray(m["episode_return"])
+    np.testing.assert_array_equal(np.isnan(got), [True] * 4 + [False, True])
+    assert got[4] == 50.0
+
+
+def test_one_epoch_of_one_minibatch_is_a2c():
+    """At θ = θ_old the ratio is 1 and the clipped gradient is the policy gradient's."""
+    world = envs.make("CartPole-v1")
+    policy = policy_for(world, SMALL)
+    hp = PPO(num_envs=4, num_steps=16, epochs=1, minibatches=1)
+
+    def after_one(algo):
+        return jax.jit(lambda k: train(algo, k, hp, world, 1)[0].params)(jax.random.key(3))
+
+    a, b = after_one(ppo.make(world, SMALL)), after_one(on_policy(policy, policy_gradient))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_total_loss_is_the_sum_written_out():
+    """By NumPy, for a linear softmax policy and a linear critic. PPO, eq. 9."""
+    world = envs.make("probe/match")
+    policy = policy_for(world, Network(hidden=()))
+    hp = PPO(eps=0.1, vf_coef=0.7, ent_coef=0.3)
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(12, 1)).astype(np.float32)
+    action, A, target = rng.integers(0, 2, 12), rng.normal(size=12), rng.normal(size=12)
+    params = policy.init(jax.random.key(0), jnp.asarray(obs))
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    old = rng.normal(size=12) * 0.2 - 0.7
+    b = Batch(
+        jnp.asarray(obs), action, dict(raw=jnp.asarray(action)), np.zeros(12, bool), advantage=A, target=target
+    )
+    b = b.replace(old=dict(log_prob=jnp.asarray(old), out=jnp.zeros((12, 2))))
+    got, stats = family.total_loss(policy, ppo.clip)(params, params, b, jax.random.key(0), hp)
+
+    net = params["net"]["params"]
+    want, parts = 0.0, np.zeros(3)
+    critic, actor = net["Dense_0"], net["Dense_1"]
+    for i in range(12):
+        z = obs[i] @ np.asarray(actor["kernel"]) + np.asarray(actor["bias"])
+        p = np.exp(z) / np.exp(z).sum()
+        r = p[action[i]] / np.exp(old[i])
+        v = float((obs[i] @ np.asarray(critic["kernel"]) + np.asarray(critic["bias"]))[0])
+        parts += [
+            -min(r * A[i], min(max(r, 0.9), 1.1) * A[i]),
+            0.5 * (v - target[i]) ** 2,
+            -(p * np.log(p)).sum(),
+        ]
+    policy_loss, value_loss, entropy = parts / 12
+    want = policy_loss + 0.7 * value_loss - 0.3 * entropy
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(stats["policy_loss"], policy_loss, rtol=1e-5)
+    np.testing.assert_allclose(stats["entropy"], entropy, rtol=1e-5)
+
+
+def test_a_schedule_does_not_depend_on_where_a_run_was_cut():
+    """t and hp.horizon say where in the run an iteration is; 6 = 3 + 3, not twice the first half."""
+    from jaxrl.hyper import Linear, cast
+
+    world = envs.make("probe/match")
+    algo = ppo.make(world, SMALL)
+    hp = cast(PPO(lr=Linear(1e-2, 0.0), num_envs=4, num_steps=4, minibatches=1, horizon=6.0))
+    run = jax.jit(lambda s, t, n: resume(algo, s, t, hp, world, n)[0], static_argnums=2)
+    s = jax.jit(lambda k: algo.init(k, hp, world))(jax.random.key(0))
+    whole, halves = run(s, 0, 6), run(run(s, 0, 3), 3, 3)
+    for x, y in zip(jax.tree.leaves(whole.params), jax.tree.leaves(halves.params)):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    still = run(whole, 6, 1)  # the rate has reached 0
+    for x, y in zip(jax.tree.leaves(whole.params), jax.tree.leaves(still.params)):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_squared_error_is_half_the_square():
+    class W:
+        value = jnp.array([3.0])
+
+    assert squared_error(W, Batch(0, 0, 0, 0, target=jnp.array([1.0])), None) == 2.0
+
+
+def test_a_family_needs_a_surrogate_or_an_update():
+    with pytest.raises(TypeError, match="surrogate or an update"):
+        on_policy(None)
