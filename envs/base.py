@@ -22,7 +22,7 @@ from envs.spaces import Box, Space
 
 
 class Step(NamedTuple):
-    """What one step of one environment gives. `terminated`: no future; `truncated`: only cut short."""
+    """What one step of an environment gives. `terminated`: no future; `truncated`: only cut short."""
 
     state: Any
     obs: Any
@@ -32,8 +32,8 @@ class Step(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What one step of a world gives, [N, ...]. `obs` begins the next step, `final_obs` ended this one:
-    they differ where the episode was cut (terminated or truncated) and a new one has begun."""
+    """What one step of a world gives, [N, ...]. `obs` begins the next step, `final_obs` ended this
+    one: they differ where the episode was cut (terminated or truncated) and a new one has begun."""
 
     obs: Any
     reward: jax.Array  # [N] or [N, K]
@@ -126,7 +126,7 @@ class TimeLimit(Wrapper):
 
 @struct.dataclass
 class RescaleAction(Wrapper):
-    """Actions in [-1, 1] for an environment whose actions are a bounded box; outside, they are clipped."""
+    """Actions in [-1, 1], clipped, for an environment whose actions are a bounded box."""
 
     @property
     def action_space(self) -> Box:
@@ -146,8 +146,8 @@ class RescaleAction(Wrapper):
 class Randomise(Wrapper):
     """Draws the environment's physics anew at each reset and keeps them in its state.
 
-    `draw(key, env) -> env` (static) returns the environment with other float leaves: one policy then
-    learns *across* physics. (A vmap over environments gives one policy *per* physics.)
+    `draw(key, env) -> env` (static) returns the environment with other float leaves: one policy
+    then learns *across* physics. (A vmap over environments gives one policy *per* physics.)
     """
 
     draw: Any = struct.field(pytree_node=False, default=None)
@@ -208,7 +208,9 @@ class AutoReset:
 
         def choose(new, old):
             # the state after a reset may have weaker types than the one after a step
-            return jnp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new.astype(old.dtype), old)
+            return jnp.where(
+                done.reshape(done.shape + (1,) * (old.ndim - 1)), new.astype(old.dtype), old
+            )
 
         state, obs = jax.tree.map(choose, start, (s.state, s.obs))
         return state, Transition(obs, s.reward, s.terminated, s.truncated & ~s.terminated, s.obs)

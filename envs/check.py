@@ -10,15 +10,18 @@ import numpy as np
 
 from envs import registry
 from envs.adapters.common import cast
-from envs.base import AutoReset, Transition
+from envs.base import AutoReset, Step, Transition
 from envs.spaces import Box, Discrete, MultiDiscrete, Space
 
 COPIES = 4
-CHANCE = 1e-6  # a coincidence rarer than this is a fault
+CHANCE = 1e-5  # a coincidence rarer than this is a fault
+
+# to compile: check runs each program once or twice
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Problem(NamedTuple):
-    """`about`: the property that fails. `what`: the value found and the one expected, in one line."""
+    """`about`: the property that fails. `what`: the value found and the one expected."""
 
     about: str
     what: str
@@ -28,15 +31,17 @@ class Problem(NamedTuple):
 
 
 def check(world: Any, steps: int = 1001, seed: int = 0) -> list[Problem]:
-    """What is wrong with a world, an env or an env's name after `steps` random steps of four copies.
+    """What is wrong with a world, an env or an env of that name, from random steps of four copies.
 
-    Finds nothing about a time limit of `steps` or more, nor about ends that random actions never reach.
+    Finds nothing about a time limit of `steps` or more, nor about ends that random play never meets.
     """
     problems = []
     if isinstance(world, str):
         name, world = world, registry.make(world)
         if jax.tree.structure(registry.make(name)) != jax.tree.structure(world):
-            problems.append(Problem("names", "two makes have unequal static fields: each would compile anew"))
+            problems.append(
+                Problem("names", "two makes have unequal static fields: each would compile anew")
+            )
     if not registry.is_world(world):
         world = AutoReset(world)
     return problems + list(_check(world, steps, jax.random.key(seed)))
@@ -48,19 +53,22 @@ class Played(NamedTuple):
     bare: Any  # what the environments' own steps gave, [T, N, ...], under each of some keys; or ()
 
 
-def _play(world: Any, key: jax.Array, keys: jax.Array) -> Played:
-    """Random play, one step for each of `keys`."""
-    env = getattr(world, "env", None)
+def _bare(world: Any, key: jax.Array, state: Any, action: Any) -> Any:
+    """One step of the copies themselves, without any reset."""
+    return jax.vmap(world.env.step)(jax.random.split(key, COPIES), state, action)
+
+
+def _play(world: Any, key: jax.Array, keys: jax.Array, bare: bool) -> Played:
+    """Random play, one step for each of `keys`, and the bare steps along the way if asked."""
 
     def one(state, key):
         ka, ks = jax.random.split(key)
-        action, bare = _sample(world.action_space, ka), ()
-        if env is not None and not registry.is_world(env):
-            # AutoReset's own key for the step; another world's is unknown, and two keys tell if it matters
-            under = [jax.random.split(ks)[0]] + [ka] * (type(world) is not AutoReset)
-            bare = [jax.vmap(env.step)(jax.random.split(k, COPIES), state, action).obs for k in under]
+        action = _sample(world.action_space, ka)
+        # AutoReset's own key; another world's is unknown, and a second one tells whether it matters
+        under = [jax.random.split(ks)[0]] + [ka] * (type(world) is not AutoReset)
+        steps = [_bare(world, k, state, action).obs for k in under if bare]
         after, tr = world.step(ks, state, action)
-        return jax.tree.map(lambda x, y: cast(x, y.dtype), after, state), (tr, bare)
+        return jax.tree.map(lambda x, y: cast(x, y.dtype), after, state), (tr, steps)
 
     state, first = world.reset(key, COPIES)
     state = jax.tree.map(lambda x: cast(x, x.dtype), state)  # a scan cannot carry weak types
@@ -69,8 +77,9 @@ def _play(world: Any, key: jax.Array, keys: jax.Array) -> Played:
 
 def _program(world: Any, *args: Any) -> str:
     """Reset and step as traced, constants included."""
-    parts = [jax.make_jaxpr(lambda w, k: w.reset(k, COPIES))(world, args[0])]
-    parts.append(jax.make_jaxpr(lambda w, *a: w.step(*a))(world, *args))
+    parts = [jax.make_jaxpr(lambda w, *a: w.step(*a))(world, *args)]
+    if type(world) is not AutoReset:  # whose step holds the reset
+        parts.append(jax.make_jaxpr(lambda w, k: w.reset(k, COPIES))(world, args[0]))
     return "".join(f"{p}{[np.asarray(c).tobytes() for c in p.consts]}" for p in parts)
 
 
@@ -86,7 +95,9 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
         yield Problem("max_steps", f"{limit!r}, expected a whole number from 0")
         limit = 0
     if not isinstance(world.action_space, Discrete | MultiDiscrete | Box):
-        yield Problem("action space", f"{world.action_space}, expected Discrete, MultiDiscrete or Box")
+        yield Problem(
+            "action space", f"{world.action_space}, expected Discrete, MultiDiscrete or Box"
+        )
         return
 
     def traced(about, f, *args):
@@ -94,7 +105,9 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
         try:
             return jax.eval_shape(f, *args), None
         except Exception as e:
-            return None, Problem(about, f"raises {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+            return None, Problem(
+                about, f"raises {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            )
 
     reset, failed = traced("reset", lambda w, k: w.reset(k, COPIES), world, key)
     if failed:
@@ -108,33 +121,48 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
     yield from shapes
 
     action = jax.eval_shape(lambda k: _sample(world.action_space, k), key)
+    if type(world) is AutoReset:
+        # its env first: AutoReset would hide some faults and choke on others
+        bare, failed = traced("step", _bare, world, key, state, action)
+        if not failed and not isinstance(bare, Step):
+            failed = Problem("step", f"gives {type(bare).__name__}, expected Step")
+        if failed:
+            yield failed
+            return
+        faults = [*_types(bare.state, state), *_flags(bare)]
+        yield from faults
+        if any(p.about != "state type" for p in faults):
+            return
     stepped, failed = traced("step", lambda w, *a: w.step(*a), world, key, state, action)
     if failed:
         yield failed
         return
-    if not (isinstance(stepped, tuple) and len(stepped) == 2 and isinstance(stepped[1], Transition)):
+    if not (
+        isinstance(stepped, tuple) and len(stepped) == 2 and isinstance(stepped[1], Transition)
+    ):
         yield Problem("step", f"gives {type(stepped).__name__}, expected (state, Transition)")
         return
     after, tr = stepped
-    if jax.tree.structure(after) != jax.tree.structure(state):
-        yield Problem("state", "has another structure after a step than after a reset: a scan cannot carry it")
+    faults = [] if type(world) is AutoReset else [*_types(after, state), *_flags(tr)]
+    yield from faults
+    if any(p.about != "state type" for p in faults):
         return
-    types = list(_types(_unreset(world, key, state, action) or after, state))
-    yield from types
     more = list(_shapes("final observation", tr.final_obs, world.observation_space))
     if not shapes:
         more += _shapes("observation after step", tr.obs, world.observation_space)
     yield from more
-    flags = list(_flags(tr))
-    yield from flags
-    if shapes or more or flags or any(p.about == "state shape" for p in types):
+    if shapes or more:
         return
 
     keys = jax.random.split(jax.random.fold_in(key, 1), steps)
-    play = jax.jit(_play)
-    played = play(world, key, keys)
-    program = [_program(world, key, state, action) for _ in range(2)]  # Python state shows in the trace
-    if program[0] != program[1] or not _equal(played, play(world, key, keys)):
+    # where there is no env inside, there is no bare step to compare with
+    bare, failed = traced("step", _bare, world, key, state, action)
+    bare = not failed and isinstance(bare, Step)
+    play = jax.jit(_play, static_argnums=3, compiler_options=QUICK)
+    played = play(world, key, keys, bare)
+    # Python state shows in the trace
+    program = [_program(world, key, state, action) for _ in range(2)]
+    if program[0] != program[1] or not _equal(played, play(world, key, keys, bare)):
         yield Problem("determinism", "the same key gave another trajectory; expected the same")
     yield from _values(played.first, played.trs, world.observation_space, limit)
     yield from _starts(world, played.first, played.trs, key)
@@ -155,7 +183,11 @@ def _shapes(about: str, obs: Any, space: Space) -> Iterator[Problem]:
     if not hasattr(obs, "shape"):
         yield Problem(about, f"is a {type(obs).__name__}, expected an array in {space}")
         return
-    shape = {Box: lambda: space.shape, MultiDiscrete: lambda: (len(space.n),), Discrete: lambda: ()}[type(space)]()
+    shape = {
+        Box: lambda: space.shape,
+        MultiDiscrete: lambda: (len(space.n),),
+        Discrete: lambda: (),
+    }[type(space)]()
     if obs.shape[1:] != shape:
         yield Problem(about, f"has shape {obs.shape[1:]}, expected {shape}")
     dtype = space.dtype if isinstance(space, Box) else "int32"
@@ -163,25 +195,23 @@ def _shapes(about: str, obs: Any, space: Space) -> Iterator[Problem]:
         yield Problem(about, f"has dtype {obs.dtype}, expected {dtype}")
 
 
-def _unreset(world: Any, key: Any, state: Any, action: Any) -> Any:
-    """The state's types after a bare step, which AutoReset would cast back."""
-    if type(world) is not AutoReset:
-        return None
-    keys = jax.eval_shape(lambda k: jax.random.split(k, COPIES), key)
-    return jax.eval_shape(lambda w, *a: jax.vmap(w.env.step)(*a), world, keys, state, action).state
-
-
 def _types(after: Any, before: Any) -> Iterator[Problem]:
     if jax.tree.structure(after) != jax.tree.structure(before):
-        yield Problem("state", "has another structure after a step than after a reset: a scan cannot carry it")
+        yield Problem(
+            "state", "has another structure after a step than after a reset: a scan cannot carry it"
+        )
         return
     pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
     for (path, x), y in pairs:
         leaf = f"state{jax.tree_util.keystr(path)}"
         if x.shape != y.shape:
-            yield Problem("state shape", f"{leaf} is {x.shape} after a reset and {y.shape} after a step")
+            yield Problem(
+                "state shape", f"{leaf} is {x.shape} after a reset and {y.shape} after a step"
+            )
         elif (x.dtype, x.weak_type) != (y.dtype, y.weak_type):
-            yield Problem("state type", f"{leaf} is {_type(x)} after a reset and {_type(y)} after a step")
+            yield Problem(
+                "state type", f"{leaf} is {_type(x)} after a reset and {_type(y)} after a step"
+            )
 
 
 def _type(x: Any) -> str:
@@ -205,7 +235,11 @@ def _flags(tr: Any) -> Iterator[Problem]:
 
 def _values(first: Any, trs: Any, space: Space, limit: int) -> Iterator[Problem]:
     """Bounds, finiteness, flags and lengths."""
-    for about, obs in (("observation after reset", first), ("observation", trs.obs), ("final observation", trs.final_obs)):
+    for about, obs in (
+        ("observation after reset", first),
+        ("observation", trs.obs),
+        ("final observation", trs.final_obs),
+    ):
         bad = list(_bounds(about, obs, space))
         yield from bad
         if bad:
@@ -213,21 +247,30 @@ def _values(first: Any, trs: Any, space: Space, limit: int) -> Iterator[Problem]
     reward = np.asarray(trs.reward)
     if not np.isfinite(reward).all():
         t, i = np.argwhere(~np.isfinite(reward))[0][:2]
-        yield Problem("reward", f"is {reward[t, i]} at step {t} of copy {i}, expected a finite number")
+        yield Problem(
+            "reward", f"is {reward[t, i]} at step {t} of copy {i}, expected a finite number"
+        )
     terminated, truncated = np.asarray(trs.terminated), np.asarray(trs.truncated)
     both = np.argwhere(terminated & truncated)
     if len(both):
         t, i = both[0]
-        yield Problem("flags", f"terminated and truncated are both set at step {t} of copy {i}: terminated wins")
+        yield Problem(
+            "flags",
+            f"terminated and truncated are both set at step {t} of copy {i}: terminated wins",
+        )
     done = terminated | truncated
     if not limit and truncated.any():
-        yield Problem("max_steps", f"is 0 (never cut), but step {np.argwhere(truncated)[0][0]} was truncated")
+        yield Problem(
+            "max_steps", f"is 0 (never cut), but step {np.argwhere(truncated)[0][0]} was truncated"
+        )
     if limit:
         for i in range(COPIES):
             ends = np.concatenate([[-1], np.flatnonzero(done[:, i]), [len(done)]])
             length = max(np.diff(ends[:-1]).max(initial=0), ends[-1] - ends[-2] - 1)
             if length > limit:
-                yield Problem("max_steps", f"an episode went on for {length} steps, expected at most {limit}")
+                yield Problem(
+                    "max_steps", f"an episode went on for {length} steps, expected at most {limit}"
+                )
                 break
 
 
@@ -241,7 +284,10 @@ def _bounds(about: str, obs: Any, space: Space) -> Iterator[Problem]:
         yield Problem(about, "holds NaN, expected numbers")
     elif not space.contains(x):
         if isinstance(space, Box):
-            low, high = np.broadcast_to(space.low, space.shape), np.broadcast_to(space.high, space.shape)
+            low, high = (
+                np.broadcast_to(space.low, space.shape),
+                np.broadcast_to(space.high, space.shape),
+            )
         else:
             low, high = 0, np.asarray(space.n) - 1
         over = np.maximum(x - high, low - x)
@@ -262,11 +308,16 @@ def _rows(obs: Any, lead: int) -> np.ndarray:
 
 
 def _starts(world: Any, first: Any, trs: Any, key: jax.Array) -> Iterator[Problem]:
-    """Successive episodes, and the copies of one reset, begin differently where resets are random."""
+    """Where resets are random, successive episodes and the copies of one reset differ."""
     keys = jax.random.split(jax.random.fold_in(key, 1), 64)
-    draws = jax.jit(jax.vmap(lambda w, k: jax.tree.map(lambda x: x[0], w.reset(k, COPIES)[1]), (None, 0)))
+    draws = jax.jit(
+        jax.vmap(lambda w, k: jax.tree.map(lambda x: x[0], w.reset(k, COPIES)[1]), (None, 0)),
+        compiler_options=QUICK,
+    )
     starts = [row.tobytes() for row in _rows(draws(world, keys), 1)]
-    common = max(collections.Counter(starts).values()) / len(starts)  # how often two starts may agree
+    common = max(collections.Counter(starts).values()) / len(
+        starts
+    )  # how often two starts may agree
     if common == 1.0:
         return
     rows = {row.tobytes() for row in _rows(first, 1)}
@@ -280,11 +331,16 @@ def _starts(world: Any, first: Any, trs: Any, key: jax.Array) -> Iterator[Proble
             cut += 1
             same += obs[t, i].tobytes() == opening[i].tobytes()
     if cut and same == cut and common**cut < CHANCE:
-        yield Problem("starts", f"all {cut} later episodes began as the first, expected fresh starts")
+        yield Problem(
+            "starts", f"all {cut} later episodes began as the first, expected fresh starts"
+        )
     final = _rows(trs.final_obs, 2)
     lost = int((done & (final == obs).all(-1)).sum())
     if cut and lost == cut and common**cut < CHANCE:
-        yield Problem("final observation", f"is the next episode's first in all {cut} cuts, expected the last one")
+        yield Problem(
+            "final observation",
+            f"is the next episode's first in all {cut} cuts, expected the last one",
+        )
 
 
 def _final(played: Played) -> Iterator[Problem]:
@@ -295,7 +351,10 @@ def _final(played: Played) -> Iterator[Problem]:
     differ = np.argwhere(~done & (obs != final).any(-1))
     if len(differ):
         t, i = differ[0]
-        yield Problem("final observation", f"differs from the observation at step {t} of copy {i}, expected equal: no cut")
+        yield Problem(
+            "final observation",
+            f"differs from the observation at step {t} of copy {i}, expected equal: no cut",
+        )
     if not played.bare:
         return
     raw = played.bare[0]
@@ -304,34 +363,47 @@ def _final(played: Played) -> Iterator[Problem]:
     off = done & ~_close(raw, played.trs.final_obs)
     if off.any():
         t, i = np.argwhere(off)[0]
-        yield Problem("final observation", f"at the cut of step {t}, copy {i}, is not what the bare step gave")
+        yield Problem(
+            "final observation", f"at the cut of step {t}, copy {i}, is not what the bare step gave"
+        )
 
 
 def _vmapped(world: Any, key: jax.Array, keys: jax.Array, played: Played) -> Iterator[Problem]:
-    """A stack of worlds can be vmapped over, and does what each does alone (some steps: chaos later)."""
-    few = 5
+    """A stack of worlds can be vmapped over, and each begins as it does alone."""
+    few = 5  # chaos later
     if not jax.tree.leaves(world):
         return
     try:
         stack = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), world)
-        many = jax.jit(jax.vmap(_play, (0, None, None)))(stack, key, keys[:few])
+        many = jax.jit(
+            jax.vmap(lambda w: _play(w, key, keys[:few], False)), compiler_options=QUICK
+        )(stack)
     except Exception as e:
-        yield Problem("vmap", f"over the world raises {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+        yield Problem(
+            "vmap", f"over the world raises {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        )
         return
     found = (many.first, many.trs.final_obs, many.trs.reward)
-    alone = (played.first, *jax.tree.map(lambda x: x[:few], (played.trs.final_obs, played.trs.reward)))
+    alone = (
+        played.first,
+        *jax.tree.map(lambda x: x[:few], (played.trs.final_obs, played.trs.reward)),
+    )
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
         if not np.allclose(x, np.stack([y, y]), rtol=1e-2, atol=1e-2):
-            yield Problem("vmap", f"over the world is off by {np.abs(x - np.asarray(y)).max():.3g} after {few} steps")
+            yield Problem(
+                "vmap",
+                f"over the world is off by {np.abs(x - np.asarray(y)).max():.3g} after {few} steps",
+            )
             return
 
 
 def _close(a: Any, b: Any) -> np.ndarray:
     """[T, N]: which observations agree."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return np.all([np.isclose(x, y, rtol=1e-3, atol=1e-3).reshape(*x.shape[:2], -1).all(-1) for x, y in pairs], axis=0)
+    near = [np.isclose(x, y, rtol=1e-3, atol=1e-3) for x, y in pairs]
+    return np.all([x.reshape(*x.shape[:2], -1).all(-1) for x in near], axis=0)
 
 
 def _equal(a: Any, b: Any) -> bool:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.floating)) for x, y in pairs)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)

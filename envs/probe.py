@@ -1,7 +1,7 @@
 """Environments so small that their values are known: a learner that misses them has a bug.
 
-Each isolates one thing (a value, its dependence on the observation, discounting, the action, both, a
-time limit), in the manner of rejax's test environments. Every one has a `-continuous` twin, whose
+Each isolates one thing (a value, its dependence on the observation, discounting, the action, both,
+a time limit), in the manner of rejax's test environments. Every one has a `-continuous` twin, whose
 action is a Box of shape (1,). `r` is the leaf `reward`, 1 unless given.
 """
 
@@ -21,7 +21,7 @@ AIM = 0.5  # the action that `action-continuous` wants
 
 @struct.dataclass
 class Probe:
-    """What they share. The state is the observation; all but `delay` and `constant` end after a step."""
+    """What they share. The state is the observation; all but two end after one step."""
 
     reward: jax.Array
     name: str = struct.field(pytree_node=False)
@@ -74,7 +74,7 @@ class Sign(Probe):
 
 @struct.dataclass
 class Delay(Probe):
-    """Two steps, 0 then 1, with the reward r at the second. V(0) = gamma r, V(1) = r; every return is r."""
+    """Two steps, from 0 and from 1, reward r at the second. V(0) = gamma r, V(1) = r = every return."""
 
     def step(self, key, state, action):
         last = state[0] == 1.0
@@ -97,9 +97,9 @@ class Action(Probe):
 
 @struct.dataclass
 class Match(Probe):
-    """One step from s = -1 or 1: r for action 1 where s = 1, or 0 where s = -1; else -r. V* = r = best return.
+    """One step from s = -1, which wants action 0, or 1, which wants 1: r if so, else -r. V*(s) = r.
 
-    Continuous: s uniform in [-1, 1], reward -r (a - s)^2. V* = 0 = the best return, at a = s.
+    Continuous: s uniform in [-1, 1], reward -r (a - s)^2. V*(s) = 0, at a = s.
     """
 
     def first(self, key):

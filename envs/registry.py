@@ -1,4 +1,4 @@
-"""Environments by name. The table is plain data: names are checked without importing jax or any library."""
+"""Environments by name. The table is plain data: checking a name imports no jax and no library."""
 
 import importlib
 import os
@@ -9,10 +9,10 @@ from jaxrl.errors import InputError, did_you_mean
 
 GYMNAX = {
     "CartPole-v1": "classic",
-    "Pendulum-v1": "classic",
+    "Pendulum-v1": "control",
     "Acrobot-v1": "classic",
     "MountainCar-v0": "classic",
-    "MountainCarContinuous-v0": "classic",
+    "MountainCarContinuous-v0": "control",
     "Asterix-MinAtar": "minatar",
     "Breakout-MinAtar": "minatar",
     "Freeway-MinAtar": "minatar",
@@ -35,7 +35,8 @@ GYMNAX = {
     "Swimmer-misc": "misc",
 }
 
-BACKENDS = ("spring", "generalized", "positional", "mjx")  # the first that a model has is its default
+# the first that a model has is its default
+BACKENDS = ("spring", "generalized", "positional", "mjx")
 BRAX = {
     "ant": BACKENDS,
     "fast": (),
@@ -109,7 +110,8 @@ def _default_backend(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """classic, bsuite, minatar, misc, brax, playground, probe or custom: for defaults that go by class."""
+    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, probe or
+    custom: for defaults that go by class."""
     table, name = _table(), _default_backend(name)
     if name in table:
         return table[name]
@@ -138,7 +140,7 @@ def make(name: str, **params: Any) -> Any:
 
 
 def make_env(name: str, **params: Any) -> Any:
-    """The environment, one episode at a time; actions as in `make`. A custom name may give a world."""
+    """The environment, one episode at a time, actions as in `make`. A custom one may be a world."""
     match kind(name):
         case "custom":
             env = _load(name, params)
@@ -174,8 +176,10 @@ def _unit_actions(env: Any) -> Any:
         return env
     low, high = np.asarray(space.low), np.asarray(space.high)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise InputError(f"{env.name}: actions in {space} have no bounds; they must be a bounded Box")
-    return env if (low == -1.0).all() and (high == 1.0).all() else RescaleAction(env)
+        raise InputError(
+            f"{env.name}: actions in {space} have no bounds; they must be a bounded Box"
+        )
+    return RescaleAction(env)  # it clips, too: what a Gaussian draws has no bounds
 
 
 def is_world(env: Any) -> bool:
@@ -198,7 +202,9 @@ def _load(name: str, params: dict) -> Any:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as e:
         if not (e.name and (module == e.name or module.startswith(e.name + "."))):
-            raise InputError(f"env: {module!r} needs a module {e.name!r} that is not installed") from e
+            raise InputError(
+                f"env: {module!r} needs a module {e.name!r} that is not installed"
+            ) from e
         raise InputError(f"env: no module {module!r} in {os.getcwd()} or on the path") from e
     except Exception as e:
         raise InputError(f"env: importing {module!r} failed: {type(e).__name__}: {e}") from e
@@ -206,15 +212,22 @@ def _load(name: str, params: dict) -> Any:
         sys.path.remove(os.getcwd())
     if not callable(build := getattr(loaded, attribute, None)):
         known = [k for k, v in vars(loaded).items() if callable(v) and not k.startswith("_")]
-        raise did_you_mean(f"env: {module!r}", attribute, known, f"it has {', '.join(known) or 'nothing to call'}")
+        raise did_you_mean(
+            f"env: {module!r}", attribute, known, f"it has {', '.join(known) or 'nothing to call'}"
+        )
     try:
         env = build(**params)
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f"env: {name}({_arguments(params)}) failed: {type(e).__name__}: {e}") from e
+        raise InputError(
+            f"env: {name}({_arguments(params)}) failed: {type(e).__name__}: {e}"
+        ) from e
     if missing := [m for m in MEMBERS if not hasattr(env, m)]:
-        raise InputError(f"env: {name} gave a {type(env).__name__} without {', '.join(missing)}: not an Env (envs/base.py)")
+        lacks = ", ".join(missing)
+        raise InputError(
+            f"env: {name} gave a {type(env).__name__} without {lacks}: not an Env (envs/base.py)"
+        )
     return env
 
 

@@ -53,7 +53,9 @@ class Box(NamedTuple):
         low, high = jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
         finite = jnp.isfinite(low) & jnp.isfinite(high)
         u = jax.random.uniform(key, self.shape)
-        x = jnp.where(finite, low + u * jnp.where(finite, high - low, 1.0), jax.random.normal(key, self.shape))
+        x = jnp.where(
+            finite, low + u * jnp.where(finite, high - low, 1.0), jax.random.normal(key, self.shape)
+        )
         return x.astype(self.dtype)
 
     def contains(self, x) -> bool:

@@ -21,7 +21,9 @@ class Head(NamedTuple):
     size: int  # the width of the network's last layer
     init: Callable[[], Any]  # () -> the head's own parameters, {} if none
     output: Callable[..., Any]  # (own, x [..., size], obs) -> out, the arrays that define π(.|s)
-    distribution: Callable[[Any], Any]  # out -> sample(seed=), log_prob, entropy, kl_divergence, mode
+    distribution: Callable[
+        [Any], Any
+    ]  # out -> sample(seed=), log_prob, entropy, kl_divergence, mode
     action: Callable[[jax.Array], jax.Array] = lambda raw: raw
 
 
@@ -101,12 +103,15 @@ def multi_discrete(n: tuple[int, ...]) -> Head:
     return Head(sum(n), dict, output, lambda o: Product(distrax.Categorical(logits=o)))
 
 
-def gaussian(dim: int, *, state_std: bool = False, squash: bool = False, log_std: float = 0.0) -> Head:
-    """A diagonal Gaussian over R^dim; the environment clips, unless `squash` (tanh) keeps it inside.
+def gaussian(
+    dim: int, *, state_std: bool = False, squash: bool = False, log_std: float = 0.0
+) -> Head:
+    """A diagonal Gaussian over R^dim; the environment clips, unless `squash` keeps it inside.
 
     Args:
-      state_std: the scale depends on the state (exp of an output, clipped to [e⁻⁵, e²]); otherwise it
-        is a parameter of its own.
+      state_std: the scale depends on the state (exp of an output, clipped to [e⁻⁵, e²]); otherwise
+        it is a parameter of its own.
+      squash: the action is the tanh of the draw.
       log_std: where the scale starts.
     """
     import distrax

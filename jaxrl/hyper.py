@@ -24,7 +24,7 @@ from jaxrl.errors import InputError, did_you_mean
 
 
 def arg(default: Any, doc: str, bounds: Any = None) -> Any:
-    """A field, its documentation, and what is allowed: an interval "(0, 1]" or a tuple of choices."""
+    """A field, its documentation, and what is allowed: an interval "(0, 1]" or a few choices."""
     return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds})
 
 
@@ -51,7 +51,9 @@ def hyper(cls: type) -> type:
     before = getattr(cls, "__dataclass_fields__", {})
     for name, kind in own.items():
         if isinstance(kind, str):
-            raise TypeError(f"{cls.__name__}.{name}: its type is a string; drop the __future__ import")
+            raise TypeError(
+                f"{cls.__name__}.{name}: its type is a string; drop the __future__ import"
+            )
         default = cls.__dict__.get(name, dataclasses.MISSING)
         if not isinstance(default, dataclasses.Field):
             # another default for a field keeps its documentation and bounds
@@ -84,7 +86,7 @@ def leaves(hp: Any) -> dict[str, Any]:
 
 
 def cast(hp: Any) -> Any:
-    """Every leaf as a float32 array, so that an int or a float64 does not compile a second program."""
+    """Every leaf as a float32 array: an int or a float64 would compile a second program."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp)
 
 
@@ -128,7 +130,11 @@ def check(hp: Any) -> Any:
             if isinstance(x, np.floating) and np.isnan(x):
                 raise InputError(f"{f.name}: nan is not a number")
             if bounds is not None and not allowed(x, bounds):
-                among = f"outside {bounds}" if isinstance(bounds, str) else f"not one of {', '.join(bounds)}"
+                among = (
+                    f"outside {bounds}"
+                    if isinstance(bounds, str)
+                    else f"not one of {', '.join(bounds)}"
+                )
                 raise InputError(f"{f.name}: {x} is {among}")
     if message := getattr(hp, "problem", lambda: "")():
         raise InputError(message)

@@ -7,10 +7,10 @@ PROGRESS = {
 DIAGNOSTIC = {
     "episode_length": "their mean length in steps; good or bad depends on the task",
     "episodes": "how many finished",
-    "entropy": "of the policy, in nats; falls as it commits; near 0 early means it stopped exploring",
+    "entropy": "of the policy, in nats; falls as it commits; near 0 early: it stopped exploring",
     "approx_kl": "how far each update moved the policy, in nats; 0.001 to 0.05 is usual",
     "explained_variance": "1: the critic predicts its targets; 0: as good as a constant",
-    "value_loss": "the critic's error, in squared (scaled) return; often *rises* while returns rise",
+    "value_loss": "the critic's error, in squared (scaled) return; often rises while returns do",
     "policy_loss": "the surrogate; its level means nothing, not even when it is 0",
     "grad_norm": "before clipping",
 }
@@ -21,5 +21,6 @@ def explain() -> str:
     rows = [("Progress is these, higher is better:", PROGRESS), ("The rest diagnoses:", DIAGNOSTIC)]
     width = max(map(len, PROGRESS | DIAGNOSTIC))
     return "\n".join(
-        f"{head}\n" + "\n".join(f"  {k:<{width}}  {v}" for k, v in table.items()) for head, table in rows
+        f"{head}\n" + "\n".join(f"  {k:<{width}}  {v}" for k, v in table.items())
+        for head, table in rows
     )

@@ -22,7 +22,8 @@ def orthogonal(gain: float = 1.0) -> Callable:
         g = jax.random.normal(key, shape, jnp.float32).reshape(rows, columns)
         x = g if g.shape[0] >= columns else g.T
         x = x / jnp.linalg.norm(x)
-        x = jax.lax.fori_loop(0, 48, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
+        with jax.default_matmul_precision("highest"):
+            x = jax.lax.fori_loop(0, 48, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
         return (gain * (x if g.shape[0] >= columns else x.T)).reshape(shape).astype(dtype)
 
     return init
@@ -33,7 +34,7 @@ def dense(width: int, gain: float = 2**0.5) -> nn.Dense:
 
 
 def seen(obs, *, critic: bool) -> jax.Array:
-    """What the actor, or the critic, reads of an observation: dictionaries are concatenated, flat."""
+    """What the actor, or the critic, reads of an observation: a dictionary's entries, flat."""
     if not isinstance(obs, dict):
         return obs
     hidden = {"action_mask"} if critic else {"action_mask", "privileged"}

@@ -15,8 +15,7 @@ from flax import struct
 EPS = 1e-8  # under the root, so that a constant is divided by 1e-4 and not by 0
 
 
-@struct.dataclass
-class Moments:
+class Moments(struct.PyTreeNode):
     """Mean and variance of everything seen; 0 and 1 while that is nothing."""
 
     mean: Any  # shaped as one observation; () for a leaf that passes through

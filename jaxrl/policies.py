@@ -1,4 +1,4 @@
-"""Policies: how to act and how to judge what was done. A family reads nothing of a policy but this."""
+"""Policies: how to act, and how to judge what was done. Families read nothing else of them."""
 
 from functools import partial
 

@@ -11,8 +11,7 @@ from jaxrl.core import Policy
 from jaxrl.types import Batch, Key, Params
 
 
-@struct.dataclass
-class Episodes:
+class Episodes(struct.PyTreeNode):
     """The running return and length of each environment's episode, [N]."""
 
     ret: jax.Array
@@ -23,8 +22,7 @@ class Episodes:
         return Episodes(jnp.zeros(n), jnp.zeros(n, jnp.int32))
 
 
-@struct.dataclass
-class Stage:
+class Stage(struct.PyTreeNode):
     """Where n environments stand between two rollouts, and the moments of what came out of them."""
 
     env: Any
@@ -94,7 +92,6 @@ def rollout(
     carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
     carry, (batch, raw) = jax.lax.scan(one, carry, jax.random.split(key, steps))
     if not remembers:  # one large product instead of T small ones
-
         value = policy.act(params, batch.obs, batch.start, (), None)[2]
         ahead = policy.act(params, batch.next_value, batch.start, (), None)[2]
         batch = batch.replace(value=value, next_value=ahead)
@@ -106,7 +103,9 @@ def rollout(
     if hp.normalise_reward:
         stage, batch = scale_reward(stage, batch, hp)
     count = total["episodes"]
-    mean = {k: jnp.where(count > 0, v / count, jnp.nan) for k, v in total.items() if k != "episodes"}
+    mean = {
+        k: jnp.where(count > 0, v / count, jnp.nan) for k, v in total.items() if k != "episodes"
+    }
     return stage, batch, mean | dict(episodes=count)
 
 

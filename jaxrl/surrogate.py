@@ -1,4 +1,4 @@
-"""Pieces of policy losses that several papers share: functions of a View and a Batch, per sample."""
+"""Pieces of policy losses that several papers share, per sample."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxrl.types import Batch
 
 
 def clipped(r: jax.Array, A: jax.Array, eps: jax.Array) -> jax.Array:
-    """min(r A, clip(r, 1-ε, 1+ε) A): the pessimistic value of a ratio. Schulman et al. 2017, eq. 7."""
+    """min(r A, clip(r, 1-ε, 1+ε) A), the pessimistic value of a ratio: arXiv 1707.06347, eq. 7."""
     return jnp.minimum(r * A, jnp.clip(r, 1 - eps, 1 + eps) * A)
 
 

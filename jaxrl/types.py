@@ -1,12 +1,12 @@
 """The shape conventions of the kit, stated once, and the batch that every part reads.
 
-- Time-major: `[T, N, ...]`, T steps of N environments. A minibatch of rows is `[M, ...]`, a minibatch
-  of sequences `[T, M, ...]`.
-- Several rewards (costs, objectives, reward terms) are a last axis: `[T, N, K]`. Flags stay `[T, N]`.
+- Time-major: `[T, N, ...]`, T steps of N environments. A minibatch of rows is `[M, ...]`, one of
+  sequences `[T, M, ...]`.
+- Several rewards (costs, objectives, terms) are a last axis: `[T, N, K]`. Flags stay `[T, N]`.
 - Tokens are `[B, L]`.
 - `done = terminated | truncated`; where an environment sets both, terminated wins.
 - An observation is an array or a dictionary of arrays. Two entries of a dictionary have a meaning:
-  `"action_mask"` (which discrete actions are allowed) and `"privileged"` (only the critic reads it).
+  `"action_mask"` (the discrete actions that are allowed) and `"privileged"` (for the critic only).
 """
 
 from typing import Any
@@ -18,9 +18,8 @@ Key = jax.Array  # a typed key, as jax.random.key makes it
 Params = Any  # a pytree of arrays
 
 
-@struct.dataclass
-class Batch:
-    """What a rollout gives and the parts fill in. Leaves are per sample, but for those marked *whole*."""
+class Batch(struct.PyTreeNode):
+    """What a rollout gives and the parts fill in: per sample, but for the fields marked *whole*."""
 
     obs: Any  # what the policy saw (normalised where the family normalises)
     action: Any  # what the environment received

@@ -123,7 +123,7 @@ def test_bad_configurations_too(text, said, capsys, tmp_path, monkeypatch):
 def test_help_and_mistyped_names_need_no_jax():
     script = (
         "import sys, contextlib\nfrom jaxrl.cli import main\n"
-        "for argv in (['--help'], ['--version'], ['trian'], ['train', '--help'], ['train', 'pppo'],\n"
+        "for argv in (['--help'], ['--version'], ['trian'], ['train', '--help'], ['train', 'pp'],\n"
         "             ['train', 'ppo', '--env', 'CartPol'], ['papers'], ['envs']):\n"
         "    with contextlib.suppress(SystemExit): main(argv)\n"
         "    assert not {'jax', 'gymnax', 'brax'} & set(sys.modules), argv"
@@ -136,7 +136,9 @@ def test_every_hyperparameter_is_a_documented_flag(capsys):
     code, out, _ = call(["train", "ppo", "--help"], capsys)
     assert code == 0
     flags = "--lr --gamma --lam --eps --num-envs --num-steps --minibatches --epochs --ent-coef"
-    for name in f"{flags} --vf-coef --max-grad-norm --vf-clip --steps --seeds --env --hidden".split():
+    for (
+        name
+    ) in f"{flags} --vf-coef --max-grad-norm --vf-clip --steps --seeds --env --hidden".split():
         line = re.search(rf"^  {name}[ /].*\n(?:   .*\n)*", out, re.M)
         assert line, name
         assert "default" in line[0] or name == "--env", name
@@ -169,7 +171,18 @@ def test_a_paper_of_ones_own(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = (ROOT / "jaxrl/papers/on_policy/ppo.py").read_text()
     Path("mine.py").write_text(source.replace('"slug": "ppo"', '"slug": "mine"'))
-    argv = ["train", "./mine.py", "--env", "CartPole-v1", *SMALL, "--steps", 64, "--quiet", "--eps", 0.1]
+    argv = [
+        "train",
+        "./mine.py",
+        "--env",
+        "CartPole-v1",
+        *SMALL,
+        "--steps",
+        64,
+        "--quiet",
+        "--eps",
+        0.1,
+    ]
     code, _, err = call(argv, capfd)
     assert (code, err) == (0, "")
     assert len(list(Path("runs/CartPole-v1/mine").iterdir())) == 1

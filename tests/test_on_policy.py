@@ -98,7 +98,9 @@ def test_rollout_is_the_loop_written_out(walked):
 
 def test_moments_are_of_raw_observations(walked):
     *_, (after, b, _) = walked
-    flat = np.asarray(b.obs).reshape(-1, 4)  # raw here: nothing was scaled, nothing reached the clip
+    flat = np.asarray(b.obs).reshape(
+        -1, 4
+    )  # raw here: nothing was scaled, nothing reached the clip
     np.testing.assert_allclose(after.obs_moments.mean, flat.mean(0), atol=1e-5)
     np.testing.assert_allclose(after.obs_moments.var, flat.var(0), rtol=1e-4, atol=1e-6)
 
@@ -146,7 +148,12 @@ def test_total_loss_is_the_sum_written_out():
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
     old = rng.normal(size=12) * 0.2 - 0.7
     b = Batch(
-        jnp.asarray(obs), action, dict(raw=jnp.asarray(action)), np.zeros(12, bool), advantage=A, target=target
+        jnp.asarray(obs),
+        action,
+        dict(raw=jnp.asarray(action)),
+        np.zeros(12, bool),
+        advantage=A,
+        target=target,
     )
     b = b.replace(old=dict(log_prob=jnp.asarray(old), out=jnp.zeros((12, 2))))
     got, stats = family.total_loss(policy, ppo.clip)(params, params, b, jax.random.key(0), hp)
@@ -172,7 +179,7 @@ def test_total_loss_is_the_sum_written_out():
 
 
 def test_a_schedule_does_not_depend_on_where_a_run_was_cut():
-    """t and hp.horizon say where in the run an iteration is; 6 = 3 + 3, not twice the first half."""
+    """t and hp.horizon say where in the run an iteration is: 6 = 3 + 3, not twice a first half."""
     from jaxrl.hyper import Linear, cast
 
     world = envs.make("probe/match")

@@ -1,5 +1,5 @@
-"""Brax environments, raw: never brax's Episode or AutoReset wrappers, which drop the final observation
-and begin every episode from one state. `TimeLimit` and `AutoReset` of ours go around.
+"""Brax environments, raw: brax's Episode and AutoReset wrappers drop the final observation and
+begin every episode from one state. `TimeLimit` and `AutoReset` of ours go around.
 
 Physics are multiples of the model's own, 1.0 each: `make("brax/hopper", gravity_scale=0.5)`.
 """
@@ -7,7 +7,7 @@ Physics are multiples of the model's own, 1.0 each: `make("brax/hopper", gravity
 import copy
 import functools
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ SYSTEM = {
     "friction_scale": "geom_friction",
     "gear_scale": "actuator.gear",
 }
-# The same in the mjx model, which the mjx backend reads instead. Spring and positional read no damping.
+# The same in the model that the mjx backend reads instead. Spring and positional read no damping.
 MODEL = {
     "gravity_scale": "opt.gravity",
     "friction_scale": "geom_friction",
@@ -39,7 +39,7 @@ PLACES = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _upstream(name: str, backend: str) -> Any:
     with quiet(), jax.ensure_compile_time_eval():
         from brax import envs
@@ -47,16 +47,42 @@ def _upstream(name: str, backend: str) -> Any:
         return envs.get_environment(name, **({"backend": backend} if backend else {}))
 
 
-@functools.lru_cache(maxsize=None)
-def _sizes(name: str, backend: str) -> tuple[int, int]:
-    """Of observation and action, found without running the reset."""
+class Shapes(NamedTuple):
+    obs: int
+    action: int
+    after: Any  # the state after a step
+
+
+@functools.cache
+def _shapes(name: str, backend: str) -> Shapes:
+    """Found once, without running anything: tracing brax takes seconds."""
     env = _upstream(name, backend)
-    return jax.eval_shape(env.reset, jax.random.key(0)).obs.shape[-1], int(env.action_size)
+    size = int(env.action_size)
+
+    def once(key):
+        s = env.reset(key)
+        return s.obs, _keep(_step(env, _keep(s), jnp.zeros(size)))
+
+    obs, after = jax.eval_shape(once, jax.random.key(0))
+    return Shapes(obs.shape[-1], size, after)
+
+
+def _keep(s: Any) -> tuple[Any, dict]:
+    """What the dynamics read of brax's state."""
+    return s.pipeline_state, s.info
+
+
+def _step(env: Any, state: tuple[Any, dict], action: jax.Array) -> Any:
+    from brax.envs.base import State
+
+    pipeline, info = state
+    zero = jnp.zeros(())
+    return env.step(State(pipeline, zero, zero, zero, {}, dict(info)), action)
 
 
 @struct.dataclass
 class Brax:
-    """One brax environment; its state is what the dynamics read: the pipeline's state and `info`."""
+    """One brax environment. `physics`: multiples of the model's own."""
 
     physics: dict[str, jax.Array]
     model: str = struct.field(pytree_node=False)
@@ -69,11 +95,11 @@ class Brax:
 
     @property
     def observation_space(self) -> Space:
-        return Box(-float("inf"), float("inf"), (_sizes(self.model, self.backend)[0],))
+        return Box(-float("inf"), float("inf"), (_shapes(self.model, self.backend).obs,))
 
     @property
     def action_space(self) -> Space:
-        return Box(-1.0, 1.0, (_sizes(self.model, self.backend)[1],))
+        return Box(-1.0, 1.0, (_shapes(self.model, self.backend).action,))
 
     @property
     def upstream(self) -> Any:
@@ -83,32 +109,19 @@ class Brax:
             env.sys = scaled(env.sys, self.physics, PLACES[self.backend])
         return env
 
-    def _step(self, env, state, action):
-        from brax.envs.base import State
-
-        pipeline, info = state
-        zero = jnp.zeros(())
-        obs = jnp.zeros(self.observation_space.shape)
-        return env.step(State(pipeline, obs, zero, zero, {}, dict(info)), action)
-
     def reset(self, key):
-        env = self.upstream
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            s = env.reset(key)
-            state, action = (s.pipeline_state, s.info), jnp.zeros(self.action_space.shape)
-
-            def after(state):
-                s = self._step(env, state, action)
-                return s.pipeline_state, s.info
-
-            return settle(state, after), s.obs.astype(jnp.float32)
+            s = self.upstream.reset(key)
+        return settle(_keep(s), _shapes(self.model, self.backend).after), s.obs.astype(jnp.float32)
 
     def step(self, key, state, action):
-        s = self._step(self.upstream, state, jnp.clip(action, -1.0, 1.0))
-        after = like((s.pipeline_state, s.info), state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            s = _step(self.upstream, state, jnp.clip(action, -1.0, 1.0))
         obs = s.obs.astype(jnp.float32)
-        return Step(after, obs, scalar(s.reward), scalar(s.done, bool), jnp.zeros((), bool))
+        flags = scalar(s.done, bool), jnp.zeros((), bool)
+        return Step(like(_keep(s), state), obs, scalar(s.reward), *flags)
 
 
 def make(name: str, model: str, backend: str, **params: Any) -> TimeLimit:

@@ -5,7 +5,6 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +16,9 @@ from jaxrl.errors import InputError
 
 def cast(x: Any, dtype: Any) -> Any:
     """Of that type and not weakly so. A random key stays as it is."""
-    return x if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, dtype)
+    return (
+        x if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, dtype)
+    )
 
 
 def _wider(x: Any, y: Any) -> Any:
@@ -26,12 +27,11 @@ def _wider(x: Any, y: Any) -> Any:
     return x if x == y else jnp.promote_types(x, y)
 
 
-def settle(state: Any, step: Callable) -> Any:
-    """A fresh state with the types that it keeps under `step`, so that a scan can carry it.
+def settle(state: Any, after: Any) -> Any:
+    """A fresh state with the types that it has `after` a step (shapes), so that a scan carries it.
 
     Upstream resets hold Python numbers and weak types where steps hold arrays: 0 becomes 0.25.
     """
-    after = jax.eval_shape(step, state)
     return jax.tree.map(lambda x, y: cast(x, _wider(x, y)), state, after)
 
 
@@ -72,7 +72,7 @@ def scaled(model: Any, physics: dict[str, jax.Array], places: dict[str, str]) ->
 
 
 def number(name: str, value: Any, default: Any) -> jax.Array:
-    """A parameter as a leaf: float32, int32 or bool as its default is, and of its default's shape."""
+    """A parameter as a leaf: float32, int32 or bool, and of a shape, as its default is."""
     kind = np.asarray(default).dtype.kind
     dtype = {"f": jnp.float32, "i": jnp.int32, "u": jnp.int32, "b": jnp.bool_}[kind]
     try:
@@ -84,7 +84,9 @@ def number(name: str, value: Any, default: Any) -> jax.Array:
     if not np.isfinite(x).all():
         raise InputError(f"{name}: {value!r} is not finite")
     if kind != "f" and (x != x.astype(dtype)).any():
-        raise InputError(f"{name}: {value!r} is not {'true or false' if kind == 'b' else 'an integer'}")
+        raise InputError(
+            f"{name}: {value!r} is not {'true or false' if kind == 'b' else 'an integer'}"
+        )
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x, dtype)
 

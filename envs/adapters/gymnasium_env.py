@@ -34,21 +34,29 @@ def _spaces(env: Any, name: str) -> tuple[Space, Space]:
         case gymnasium.spaces.Box(shape=shape):
             observation = Box(-np.inf, np.inf, shape)
         case other:
-            raise InputError(f"gymnasium's {name} has observations in {other}; play needs Box or Discrete")
+            raise InputError(
+                f"gymnasium's {name} has observations in {other}; play needs Box or Discrete"
+            )
     match env.action_space:
         case gymnasium.spaces.Discrete(n=n):
             action = Discrete(int(n))
-        case gymnasium.spaces.Box(shape=shape, low=low, high=high) if np.isfinite([low, high]).all():
+        case gymnasium.spaces.Box(shape=shape, low=low, high=high) if np.isfinite(
+            [low, high]
+        ).all():
             action = Box(-1.0, 1.0, shape)
         case other:
-            raise InputError(f"gymnasium's {name} has actions in {other}; play needs a bounded Box or Discrete")
+            raise InputError(
+                f"gymnasium's {name} has actions in {other}; play needs a bounded Box or Discrete"
+            )
     return observation, action
 
 
 def _agree(what: str, name: str, ours: Space | None, theirs: Space) -> None:
     """Of a box only the shape can be compared: bounds differ harmlessly."""
     if ours is not None and str(ours) != str(theirs):
-        raise InputError(f"gymnasium's {name} has {what} {theirs}; the policy was trained on {ours}")
+        raise InputError(
+            f"gymnasium's {name} has {what} {theirs}; the policy was trained on {ours}"
+        )
 
 
 def play(

@@ -1,7 +1,7 @@
 """Gymnax environments: classic control, bsuite, MinAtar and a few more, from their raw `step_env`.
 
-Gymnax's own `step` begins a new episode by itself; `step_env` does not, and leaves the time limit to
-`is_truncated`. Its parameters become leaves, by name: `make("CartPole-v1", gravity=12.0)`.
+Gymnax's own `step` begins a new episode by itself; `step_env` does not, and leaves the time limit
+to `is_truncated`. Its parameters become leaves, by name: `make("CartPole-v1", gravity=12.0)`.
 """
 
 import functools
@@ -35,7 +35,7 @@ REPAIRED = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _upstream(name: str, build: tuple) -> Any:
     import gymnax
 
@@ -67,12 +67,14 @@ class Gymnax:
         return default.replace(max_steps_in_episode=limit, **p)
 
     def _native_space(self, which: str) -> Any:
-        """Upstream's space. Traced physics gives traced bounds; a stack of environments, the first's."""
+        """Upstream's space. Traced physics gives traced bounds; a stack of them, the first's."""
         env = self
-        if all(isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, jax.core.Tracer)
-               for x in jax.tree.leaves(self.physics)):  # fmt: skip
+        if not any(isinstance(x, jax.core.Tracer) for x in self.physics.values()):
             default = _upstream(self.name, self.build)[1]
-            first = {k: np.asarray(v).reshape(-1, *np.shape(getattr(default, k)))[0] for k, v in self.physics.items()}
+            first = {
+                k: np.asarray(v).reshape(-1, *np.shape(getattr(default, k)))[0]
+                for k, v in self.physics.items()
+            }
             env = self.replace(physics=first)
             with jax.ensure_compile_time_eval():
                 return getattr(self.upstream, which)(env.params)
@@ -100,8 +102,10 @@ class Gymnax:
         obs, state = self.upstream.reset_env(key, self.params)
         space = self.action_space
         action = jnp.zeros((), jnp.int32) if isinstance(space, Discrete) else jnp.zeros(space.shape)
-        state = settle(state, lambda s: self.upstream.step_env(key, s, action, self.params)[1])
-        return state, self._observe(obs)
+        after = jax.eval_shape(
+            lambda s: self.upstream.step_env(key, s, action, self.params)[1], state
+        )
+        return settle(state, after), self._observe(obs)
 
     def step(self, key, state, action):
         params, space = self.params, self.action_space
@@ -115,13 +119,16 @@ class Gymnax:
 
 
 def _box(space: Any, repaired: Sequence = ()) -> Box:
-    """Our box for gymnax's: float32 always, and infinite where upstream writes the largest float."""
+    """Our box for gymnax's: float32, and infinite where upstream writes the largest float."""
     low, high = space.low, space.high
     if any(isinstance(x, jax.core.Tracer) for x in (low, high)):
         return Box(low, high, tuple(space.shape))
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if repaired:
-        low, high = np.broadcast_to(low, space.shape).copy(), np.broadcast_to(high, space.shape).copy()
+        low, high = (
+            np.broadcast_to(low, space.shape).copy(),
+            np.broadcast_to(high, space.shape).copy(),
+        )
     for at, a, b in repaired:
         low[at], high[at] = a, b
     low = np.where(low < -1e38, -np.inf, low).tolist()
@@ -134,10 +141,12 @@ def _tuples(x: Any) -> Any:
 
 
 def make(name: str, **params: Any) -> Gymnax:
-    """The environment, its parameters by name. Those of upstream's constructor (`size`) are static."""
+    """The environment with these parameters; those of upstream's constructor are static."""
     from gymnax.registration import _builtins
 
-    builders = [k for k, p in inspect.signature(_builtins[name].__init__).parameters.items() if k != "self"]
+    builders = [
+        k for k, p in inspect.signature(_builtins[name].__init__).parameters.items() if k != "self"
+    ]
     build = tuple(sorted((k, params.pop(k)) for k in list(params) if k in builders))
     try:
         hash(build)

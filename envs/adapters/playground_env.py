@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.adapters.brax_env import MODEL
+from envs.adapters.brax_env import MODEL, Shapes
 from envs.adapters.common import like, number, quiet, scalar, scaled, settle, time_limit
 from envs.base import Step, TimeLimit
 from envs.spaces import Box, Space
 from jaxrl.errors import InputError, did_you_mean
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _upstream(model: str) -> Any:
     try:
         with quiet(), jax.ensure_compile_time_eval():
@@ -33,15 +33,36 @@ def _upstream(model: str) -> Any:
         ) from None
 
 
-@functools.lru_cache(maxsize=None)
-def _sizes(model: str) -> tuple[int, int]:
+@functools.cache
+def _shapes(model: str) -> Shapes:
+    """Found once, without running anything."""
     env = _upstream(model)
-    return jax.eval_shape(env.reset, jax.random.key(0)).obs.shape[-1], int(env.action_size)
+    size = int(env.action_size)
+
+    def once(key):
+        s = env.reset(key)
+        return s.obs, _keep(_step(env, _keep(s), jnp.zeros(size)))
+
+    obs, after = jax.eval_shape(once, jax.random.key(0))
+    return Shapes(obs.shape[-1], size, after)
+
+
+def _keep(s: Any) -> tuple[Any, dict, dict]:
+    """What the dynamics read of Playground's state, and the metrics that its rewards write into."""
+    return s.data, s.info, s.metrics
+
+
+def _step(env: Any, state: tuple[Any, dict, dict], action: jax.Array) -> Any:
+    from mujoco_playground import State
+
+    data, info, metrics = state
+    zero = jnp.zeros(())
+    return env.step(State(data, zero, zero, zero, dict(metrics), dict(info)), action)
 
 
 @struct.dataclass
 class Playground:
-    """One Playground environment; its state is mjx's data, `info` and the metrics its rewards write."""
+    """One Playground environment. `physics`: multiples of the model's own."""
 
     physics: dict[str, jax.Array]
     model: str = struct.field(pytree_node=False)
@@ -56,11 +77,11 @@ class Playground:
 
     @property
     def observation_space(self) -> Space:
-        return Box(-float("inf"), float("inf"), (_sizes(self.model)[0],))
+        return Box(-float("inf"), float("inf"), (_shapes(self.model).obs,))
 
     @property
     def action_space(self) -> Space:
-        return Box(-1.0, 1.0, (_sizes(self.model)[1],))
+        return Box(-1.0, 1.0, (_shapes(self.model).action,))
 
     @property
     def upstream(self) -> Any:
@@ -69,24 +90,15 @@ class Playground:
         env._mjx_model = scaled(env._mjx_model, self.physics, MODEL)
         return env
 
-    def _step(self, env, state, action):
-        from mujoco_playground import State
-
-        data, info, metrics = state
-        zero, obs = jnp.zeros(()), jnp.zeros(self.observation_space.shape)
-        s = env.step(State(data, obs, zero, zero, dict(metrics), dict(info)), action)
-        return s, (s.data, s.info, s.metrics)
-
     def reset(self, key):
-        env = self.upstream
-        s = env.reset(key)
-        state, action = (s.data, s.info, s.metrics), jnp.zeros(self.action_space.shape)
-        return settle(state, lambda x: self._step(env, x, action)[1]), s.obs.astype(jnp.float32)
+        s = self.upstream.reset(key)
+        return settle(_keep(s), _shapes(self.model).after), s.obs.astype(jnp.float32)
 
     def step(self, key, state, action):
-        s, after = self._step(self.upstream, state, jnp.clip(action, -1.0, 1.0))
+        s = _step(self.upstream, state, jnp.clip(action, -1.0, 1.0))
         obs = s.obs.astype(jnp.float32)
-        return Step(like(after, state), obs, scalar(s.reward), scalar(s.done, bool), jnp.zeros((), bool))
+        flags = scalar(s.done, bool), jnp.zeros((), bool)
+        return Step(like(_keep(s), state), obs, scalar(s.reward), *flags)
 
 
 def make(name: str, **params: Any) -> TimeLimit:
@@ -96,4 +108,6 @@ def make(name: str, **params: Any) -> TimeLimit:
     for k in params:
         if k not in MODEL:
             raise did_you_mean(f"{name} parameter", k, [*MODEL, "max_steps"])
-    return TimeLimit(Playground({k: number(k, params.get(k, 1.0), 1.0) for k in MODEL}, model), limit)
+    return TimeLimit(
+        Playground({k: number(k, params.get(k, 1.0), 1.0) for k in MODEL}, model), limit
+    )

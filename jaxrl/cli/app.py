@@ -1,6 +1,6 @@
 """The command's frame: which commands there are, and what a person sees when something is wrong.
 
-Exit codes: 0 done, 1 a defect of ours (with its traceback), 2 bad input (one line), 130 interrupted.
+Exit codes: 0 done, 1 a defect of ours (a traceback), 2 bad input (one line), 130 interrupted.
 """
 
 import importlib
@@ -41,7 +41,9 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.command(cls=Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="jaxrl")
 def app():
     """Policy optimisation where every paper is one small file over one engine.

@@ -10,7 +10,7 @@ from jaxrl.errors import InputError
 @click.argument("env")
 @click.option("--steps", default=300, show_default=True, help="random steps to take")
 def command(env, steps):
-    """Check an environment's spaces, dtypes, flags, determinism, vmap, final observation and resets.
+    """Check an environment's spaces, flags, determinism, vmap, final observation and resets.
 
     Prints what is wrong, a line each, and exits with 1 if anything is.
     """

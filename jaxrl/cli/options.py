@@ -13,6 +13,11 @@ import click
 from jaxrl.errors import InputError
 
 
+def title(param: click.Parameter | None) -> str:
+    """What an error calls a parameter."""
+    return (param and param.name) or "value"
+
+
 class Whole(click.ParamType):
     """An int; 1e6 is one."""
 
@@ -25,7 +30,7 @@ class Whole(click.ParamType):
                 return int(number)
         except (ValueError, OverflowError):
             pass
-        raise InputError(f"{param.name}: {value!r} is not a whole number")
+        raise InputError(f"{title(param)}: {value!r} is not a whole number")
 
 
 class Number(click.ParamType):
@@ -43,7 +48,7 @@ class Number(click.ParamType):
             return schedule(value) if self.schedules else float(value)
         except ValueError as e:
             also = " or a schedule a:b" if self.schedules else ""
-            raise InputError(f"{param.name}: {value!r} is not a number{also}") from e
+            raise InputError(f"{title(param)}: {value!r} is not a number{also}") from e
 
 
 class Several(click.ParamType):
@@ -69,7 +74,7 @@ class Assignment(click.ParamType):
         try:
             return name, float(number)
         except ValueError as e:
-            raise InputError(f"{param.name}: {value!r} is not NAME=NUMBER") from e
+            raise InputError(f"{title(param)}: {value!r} is not NAME=NUMBER") from e
 
 
 def kind(field: dataclasses.Field) -> click.ParamType:
@@ -90,7 +95,9 @@ def flag(field: dataclasses.Field) -> click.Option:
         default = ",".join(map(str, default))
     bounds = field.metadata.get("bounds") or ""
     inside = bounds if isinstance(bounds, str) else " | ".join(bounds)
-    text = "; ".join(x for x in (field.metadata.get("doc"), inside) if x) + f"  [default: {default}]"
+    text = (
+        "; ".join(x for x in (field.metadata.get("doc"), inside) if x) + f"  [default: {default}]"
+    )
     if field.type is bool:
         return click.Option([f"--{name}/--no-{name}", field.name], default=None, help=text)
     return click.Option([f"--{name}", field.name], type=kind(field), default=None, help=text)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -63,8 +64,8 @@ def shown(job: Job, quiet: bool) -> Iterator[tuple]:
         def bar(chunk) -> None:
             steps = chunk.iteration * each
             speed = progress.tasks[0].speed or 0.0
-            fields = dict(steps=big(steps), rate=big(speed * job.seeds), now=recent(chunk))
-            progress.update(task, completed=steps, **fields)
+            fields: dict[str, Any] = dict(steps=big(steps), now=recent(chunk))
+            progress.update(task, completed=steps, rate=big(speed * job.seeds), **fields)
             line(chunk)
 
         yield bar, say

@@ -16,7 +16,9 @@ RUN = [
     click.Option(["--seeds"], type=WHOLE, help="how many, in one program  [default: 1]"),
     click.Option(["--seed"], type=WHOLE, help="the first of them  [default: 0]"),
     click.Option(
-        ["--steps"], type=WHOLE, help="environment steps of one seed; 1e6 is fine  [default: 500000]"
+        ["--steps"],
+        type=WHOLE,
+        help="environment steps of one seed; 1e6 is fine  [default: 500000]",
     ),
     click.Option(["--run", "folder"], help="where to write  [default: runs/ENV/PAPER/TIME]"),
     click.Option(["--config"], help="a config.toml whose values stand where no flag does"),
@@ -134,7 +136,7 @@ def start(job, folder: str | None, quiet: bool) -> dict:
 
 command = Papers(
     "train",
-    help="Train a paper on an environment: jaxrl train SLUG|FILE.py --env ENV --seeds N --steps N.\n\n"
+    help="Train a paper: jaxrl train SLUG|FILE.py --env ENV --seeds N --steps N.\n\n"
     "jaxrl train SLUG --help shows the paper's hyperparameters.",
     no_args_is_help=True,
     context_settings={"ignore_unknown_options": True},

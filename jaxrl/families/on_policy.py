@@ -27,7 +27,7 @@ from jaxrl.types import Batch, Key, Params
 
 @hyper
 class OnPolicy:
-    """What every on-policy method needs. One iteration is num_envs x num_steps environment steps."""
+    """What every on-policy method needs. An iteration is num_envs x num_steps environment steps."""
 
     lr: float | Linear = arg(2.5e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
     gamma: float = arg(0.99, "discount", "[0, 1]")
@@ -66,17 +66,16 @@ class OnPolicy:
 
 
 # One default per class of environment, for every paper of the family; none per environment.
+SCALED: dict[str, Any] = dict(normalise_obs=True, normalise_reward=True, ent_coef=0.0, lr=3e-4)
 PRESETS: dict[str, dict[str, Any]] = {
-    "minatar": dict(lr=Linear(2.5e-3, 0.0), num_envs=64, num_steps=128, minibatches=8),
-    "brax": dict(
-        lr=3e-4, num_envs=256, num_steps=16, minibatches=16, ent_coef=0.0,
-        normalise_obs=True, normalise_reward=True,
-    ),
-}  # fmt: skip
+    "control": SCALED | dict(num_envs=16, num_steps=128, epochs=10, minibatches=16),
+    "brax": SCALED | dict(num_envs=64, num_steps=64, minibatches=32),
+    "minatar": dict(num_envs=64, num_steps=128, minibatches=8, lr=Linear(2.5e-3, 0.0)),
+} | dict.fromkeys(("classic", "bsuite", "misc"), dict(lr=Linear(2.5e-3, 0.0)))
+PRESETS["playground"] = PRESETS["brax"]
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     params: Params
     opt: Any
     key: Key
@@ -221,8 +220,9 @@ def on_policy(
     if update is None:
         if surrogate is None:
             raise TypeError("on_policy needs a surrogate or an update")
-        options = dict(value_loss=value_loss, optimiser=optimiser, sequences=sequences)
-        update = sgd(policy, surrogate, **options)
+        update = sgd(
+            policy, surrogate, value_loss=value_loss, optimiser=optimiser, sequences=sequences
+        )
     parts = dict(
         sampler=sampler or on_policy_sampler(policy), dual=dual, advantage=advantage, update=update
     )

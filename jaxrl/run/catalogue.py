@@ -1,4 +1,4 @@
-"""The papers there are, read from their `PAPER` literals without running a file or importing jax."""
+"""The papers there are, read from their `PAPER` literals: no file is run, no jax imported."""
 
 import ast
 import importlib
@@ -20,7 +20,9 @@ def literal(path: Path) -> dict:
     except (OSError, SyntaxError, UnicodeDecodeError) as e:
         raise InputError(f"paper: {path}: {getattr(e, 'strerror', None) or e}") from e
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "PAPER" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            getattr(t, "id", "") == "PAPER" for t in node.targets
+        ):
             try:
                 paper = ast.literal_eval(node.value)
             except ValueError as e:

@@ -84,10 +84,13 @@ def to_tables(job: Job) -> dict[str, dict]:
     top = {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
     tables = dict(network=top.pop("network"), hyper=top.pop("hyper"))
     values = {
-        k: {f.name: plain(getattr(v, f.name)) for f in dataclasses.fields(v)} for k, v in tables.items()
+        k: {f.name: plain(getattr(v, f.name)) for f in dataclasses.fields(v)}
+        for k, v in tables.items()
     }
     del values["hyper"]["horizon"]
-    return dict(run={k: v for k, v in top.items() if k != "env_params"}, env_params=job.env_params, **values)
+    return dict(
+        run={k: v for k, v in top.items() if k != "env_params"}, env_params=job.env_params, **values
+    )
 
 
 def schedule(text: Any) -> Any:
@@ -112,7 +115,9 @@ def read(path: Path) -> dict[str, dict]:
     tables = {k: dict(tables.get(k, {})) for k in ("run", "env_params", "network", "hyper")}
     for key, value in tables["hyper"].items():
         try:
-            tables["hyper"][key] = schedule(value) if isinstance(value, str) and ":" in value else value
+            tables["hyper"][key] = (
+                schedule(value) if isinstance(value, str) and ":" in value else value
+            )
         except ValueError as e:
             raise InputError(f"{key}: {value!r} is not a number or a schedule a:b") from e
     lists = {k: tuple(v) for k, v in tables["network"].items() if isinstance(v, list)}

@@ -1,12 +1,12 @@
 """The run folder: what was asked, what was used, what came out.
 
-    config.toml    the resolved job; `jaxrl train SLUG --config` takes it
-    meta.json      command line, versions, devices
-    metrics.jsonl  a line per chunk while it runs: means over the chunk, one number a seed
-    metrics.npz    every iteration's metrics [seeds, iterations], and `steps`, `eval_steps`, `eval_return`
-    summary.json   the result
-    curve.png      return against steps
-    ckpt/N         the state after N iterations
+config.toml    the resolved job; `jaxrl train SLUG --config` takes it
+meta.json      command line, versions, devices
+metrics.jsonl  a line per chunk while it runs: means over the chunk, one number a seed
+metrics.npz    every metric [seeds, iterations], `steps`, `eval_steps`, `eval_return`
+summary.json   the result
+curve.png      return against steps
+ckpt/N         the state after N iterations
 """
 
 import importlib.metadata
@@ -40,14 +40,22 @@ def versions() -> dict[str, str]:
 def revision() -> str:
     """The commit of the checkout the kit runs from, with + where it was changed; "" if none."""
     try:
-        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+        git = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--dirty=+",
+        ]
         return subprocess.run(git, capture_output=True, text=True, timeout=5).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
 
 def new_folder(path: str | None, job: Job) -> Path:
-    """Where this run will be written; refused if something is there already. Nothing is made yet."""
+    """Where this run will be written; refused if something is there. Nothing is made yet."""
     if path is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = Path(job.paper).stem

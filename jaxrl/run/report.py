@@ -19,12 +19,15 @@ def thin(steps: np.ndarray, x: np.ndarray, points: int) -> tuple[np.ndarray, np.
     """At most `points` points of curves [seeds, n], each the mean of what it stands for."""
     groups = np.array_split(np.arange(x.shape[1]), min(points, x.shape[1]))
     with np.errstate(invalid="ignore"):
-        means = [np.where(np.isfinite(x[:, g]), x[:, g], 0).sum(1) / np.isfinite(x[:, g]).sum(1) for g in groups]
+        means = [
+            np.where(np.isfinite(x[:, g]), x[:, g], 0).sum(1) / np.isfinite(x[:, g]).sum(1)
+            for g in groups
+        ]
     return np.array([steps[g[-1]] for g in groups]), np.stack(means, 1)
 
 
 def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> None:
-    """Return against steps: the interquartile mean, its 95 % band over seeds, a thin line a seed."""
+    """Return against steps: interquartile mean, its 95 % band over seeds, a thin line a seed."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -42,7 +45,14 @@ def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> Non
         band = np.array([interval(column) for column in x.T]).T
         ax.fill_between(steps, *band, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
     mode = arrays["eval_return"]
-    ax.plot(arrays["eval_steps"], iqm(mode), "o", color="#D55E00", markersize=4, label="acting by its mode")
+    ax.plot(
+        arrays["eval_steps"],
+        iqm(mode),
+        "o",
+        color="#D55E00",
+        markersize=4,
+        label="acting by its mode",
+    )
     ax.set(title=title, xlabel="environment steps of one seed", ylabel="episode return")
     ax.xaxis.set_major_formatter(EngFormatter())
     ax.spines[["top", "right"]].set_visible(False)

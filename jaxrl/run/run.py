@@ -1,4 +1,4 @@
-"""The chunked host loop: nothing leaves the program while it runs; everything happens between chunks.
+"""The chunked host loop: nothing leaves a program while it runs; the host works between chunks.
 
 One program initialises, one advances (by any number of iterations, so that a run of 8 is bitwise
 4 + 4 and 8 x 1), one evaluates. Each is compiled once, before the first environment step.
@@ -72,7 +72,7 @@ def over_seeds(f: Callable, job: Job) -> Callable:
 
 
 def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: Any, world: Any):
-    """n <= size iterations, by one program whatever n is: (state, metrics [size], n of them filled)."""
+    """n <= size iterations, one program whatever n: (state, metrics [size], n of them filled)."""
     shapes = jax.eval_shape(algo.step, state, t, hp, world)[1]
     metrics = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
 
@@ -94,7 +94,7 @@ def score(algo: Algo, episodes: int, greedy: bool, state: Any, key: jax.Array, h
 
 
 def returns(result: dict) -> np.ndarray:
-    """The mean return of each seed [seeds] over the episodes that were complete; NaN if none was."""
+    """The mean return of each seed [seeds] over its complete episodes; NaN if there is none."""
     r, ok = np.asarray(result["return"], float), np.asarray(result["complete"])
     with np.errstate(invalid="ignore"):
         return np.where(ok, r, 0.0).sum(-1) / ok.sum(-1)

@@ -12,7 +12,7 @@ def iqm(x, axis: int = 0) -> np.ndarray:
 
 
 def interval(x, statistic=iqm, draws: int = 2000) -> tuple[float, float]:
-    """The 95 % percentile-bootstrap interval over seeds, x [seeds]. One seed has none: (nan, nan)."""
+    """The 95 % percentile-bootstrap interval over seeds, x [seeds]; (nan, nan) of one seed."""
     x = np.asarray(x, float)
     if len(x) < 2:
         return float("nan"), float("nan")
@@ -23,8 +23,9 @@ def interval(x, statistic=iqm, draws: int = 2000) -> tuple[float, float]:
 
 def finite(x) -> Any:
     """Numbers as JSON holds them: Python floats, and null for NaN and the infinities."""
-    x = np.asarray(x, float)
-    return np.where(np.isfinite(x), x.astype(object), None).tolist()
+    x = np.asarray(x, float).astype(object)
+    x[~np.isfinite(x.astype(float))] = None
+    return x.tolist()
 
 
 def summarise(per_seed) -> dict:
@@ -41,4 +42,5 @@ def describe(result: dict) -> str:
     n, (low, high) = len(result["per_seed"]), result["ci95"]
     if low is None:
         return f"{result['iqm']:.1f} (1 seed: no interval)"
-    return f"{result['iqm']:.1f} (95 % [{low:.1f}, {high:.1f}] over {n} seeds, worst {result['min']:.1f})"
+    worst = result["min"]
+    return f"{result['iqm']:.1f} (95 % [{low:.1f}, {high:.1f}] over {n} seeds, worst {worst:.1f})"

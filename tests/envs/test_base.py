@@ -101,4 +101,6 @@ def test_a_stack_of_physics_is_one_program():
     worlds = jax.tree.map(lambda *x: jnp.stack(x), AutoReset(walk(0.5)), AutoReset(walk(1.0)))
     state, obs = jax.vmap(lambda w: w.reset(KEY, 3))(worlds)
     _, tr = jax.vmap(lambda w, s: w.step(KEY, s, jnp.zeros(3, jnp.int32)))(worlds, state)
-    np.testing.assert_allclose(tr.final_obs - obs, np.array([0.5, 1.0])[:, None, None] * np.ones((2, 3, 1)))
+    np.testing.assert_allclose(
+        tr.final_obs - obs, np.array([0.5, 1.0])[:, None, None] * np.ones((2, 3, 1))
+    )

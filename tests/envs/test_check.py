@@ -9,7 +9,7 @@ import pytest
 from flax import struct
 from tiny import Walk
 
-from envs.base import AutoReset, TimeLimit
+from envs.base import AutoReset, TimeLimit, Transition
 from envs.check import check
 from envs.probe import TABLE, make
 from envs.spaces import Box
@@ -25,9 +25,11 @@ class Broken(Walk):
 
     @property
     def observation_space(self):
-        return {"shape": Box(0.0, 9.0, (2,)), "bounds": Box(0.0, 2.0, (1,)), "space dtype": Box(0.0, 9.0, (1,), "int32")}.get(
-            self.fault, Box(0.0, 9.0, (1,))
-        )
+        return {
+            "shape": Box(0.0, 9.0, (2,)),
+            "bounds": Box(0.0, 2.0, (1,)),
+            "space dtype": Box(0.0, 9.0, (1,), "int32"),
+        }.get(self.fault, Box(0.0, 9.0, (1,)))
 
     @property
     def max_steps(self):
@@ -46,7 +48,12 @@ class Broken(Walk):
     def step(self, key, state, action):
         if self.fault in ("weak", "widens"):
             s = super().step(key, state[0], action)
-            return s._replace(state=(s.state, state[1] + (0.5 if self.fault == "widens" else jnp.int32(1))))
+            return s._replace(
+                state=(
+                    s.state,
+                    state[1] + (jnp.float32(0.5) if self.fault == "widens" else jnp.int32(1)),
+                )
+            )
         s = super().step(key, state, action)
         match self.fault:
             case "reward shape":
@@ -107,8 +114,6 @@ class Worse(AutoReset):
     fault: str = struct.field(pytree_node=False, default="")
 
     def reset(self, key, n):
-        if self.fault == "same start":  # as brax's AutoResetWrapper
-            key = jax.random.key(0)
         if self.fault == "copies":
             state, obs = super().reset(key, 1)
             return jax.tree.map(lambda x: jnp.repeat(x, n, 0), (state, obs))
@@ -132,7 +137,6 @@ class Worse(AutoReset):
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        ("same start", "starts: all"),
         ("copies", "starts: all 4 copies begin in the same state"),
         ("lost", "final observation: is the next episode's first in all"),
         ("final", "final observation: at the cut of step"),
@@ -143,6 +147,30 @@ class Worse(AutoReset):
 def test_broken_world(fault, line):
     found = [str(p) for p in _checked(Worse(Walk(jnp.float32(1.0)), fault=fault))]
     assert any(p.startswith(line) for p in found), found
+
+
+@struct.dataclass
+class Same(AutoReset):
+    """Every episode of a copy begins as its first did: brax's AutoResetWrapper."""
+
+    def reset(self, key, n):
+        state, obs = super().reset(key, n)
+        return (state, state, obs), obs
+
+    def step(self, key, state, action):
+        now, first, first_obs = state
+        s = jax.vmap(self.env.step)(jax.random.split(key, len(action)), now, action)
+        now, obs = jax.tree.map(
+            lambda x, y: jnp.where(s.terminated[:, None], x, y),
+            (first, first_obs),
+            (s.state, s.obs),
+        )
+        return (now, first, first_obs), Transition(obs, s.reward, s.terminated, s.truncated, s.obs)
+
+
+def test_brax_like_restarts():
+    found = [str(p) for p in _checked(Same(Walk(jnp.float32(1.0))))]
+    assert any("later episodes began as the first" in p for p in found), found
 
 
 def test_a_world_that_cannot_be_vmapped():

@@ -16,7 +16,9 @@ def returns(name, action=None, **params):
     first, tr = play(envs.make(name, **params), KEY, N, T, action)
     done = np.asarray(tr.terminated | tr.truncated)
     live = np.cumsum(done, 0) - done == 0
-    return np.asarray(first)[:, 0], (np.asarray(tr.reward) * live * GAMMA ** np.arange(T)[:, None]).sum(0)
+    return np.asarray(first)[:, 0], (
+        np.asarray(tr.reward) * live * GAMMA ** np.arange(T)[:, None]
+    ).sum(0)
 
 
 @pytest.mark.parametrize("tail", ["", "-continuous"])
@@ -26,11 +28,15 @@ def test_values_without_control(tail):
     np.testing.assert_array_equal(r, s)
     assert set(s) == {-1.0, 1.0}
     np.testing.assert_allclose(returns(f"probe/delay{tail}")[1], GAMMA)
-    np.testing.assert_allclose(returns(f"probe/constant{tail}", max_steps=3)[1], 1 + GAMMA + GAMMA**2)
+    np.testing.assert_allclose(
+        returns(f"probe/constant{tail}", max_steps=3)[1], 1 + GAMMA + GAMMA**2
+    )
 
 
 def test_values_under_the_best_action():
-    assert (returns("probe/action", 1)[1] == 1.0).all() and (returns("probe/action", 0)[1] == -1.0).all()
+    assert (returns("probe/action", 1)[1] == 1.0).all() and (
+        returns("probe/action", 0)[1] == -1.0
+    ).all()
     assert (returns("probe/action-continuous", 0.5)[1] == 0.0).all()
     np.testing.assert_allclose(returns("probe/action-continuous", -0.5)[1], -1.0)
     s, r = returns("probe/match", 1)

@@ -31,13 +31,26 @@ try: envs.check_name("CartPole-v2")
 except InputError as e: print(e)
 print([m for m in ("jax", "numpy", "gymnax", "brax") if m in sys.modules])
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.startswith("env: no 'CartPole-v2'; did you mean CartPole-v1") and out.endswith("\n[]\n")
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.startswith("env: no 'CartPole-v2'; did you mean CartPole-v1") and out.endswith(
+        "\n[]\n"
+    )
 
 
 def test_kinds():
     kinds = {n: envs.kind(n) for n in envs.names()}
-    assert set(kinds.values()) == {"classic", "bsuite", "minatar", "misc", "brax", "playground", "probe"}
+    assert set(kinds.values()) == {
+        "classic",
+        "control",
+        "bsuite",
+        "minatar",
+        "misc",
+        "brax",
+        "playground",
+        "probe",
+    }
     assert kinds["Breakout-MinAtar"] == "minatar" and kinds["brax/hopper/mjx"] == "brax"
     assert envs.kind("mine:make") == "custom" and envs.kind("brax/hopper/spring") == "brax"
 
@@ -51,7 +64,7 @@ def test_tables_follow_upstream():
 
     assert set(registry.GYMNAX) | {"MNISTBandit-bsuite"} == set(gymnax.registered_envs)
     assert set(registry.BRAX) | {"swimmer"} == set(brax._envs)
-    assert registry.PROBES == tuple(TABLE)
+    assert tuple(TABLE) == registry.PROBES
     assert not set(registry.EXCEPTIONS) & set(envs.names())
 
 
@@ -75,7 +88,17 @@ def test_playground_says_how_to_install_it():
     assert "pip install 'jaxrl[playground]'" in fails(envs.make, "playground/CartpoleBalance")
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "DeepSea-bsuite", "brax/fast", "brax/inverted_pendulum", "probe/match"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CartPole-v1",
+        "Pendulum-v1",
+        "DeepSea-bsuite",
+        "brax/fast",
+        "brax/inverted_pendulum",
+        "probe/match",
+    ],
+)
 def test_a_second_make_recompiles_nothing(name):
     traces = []
 

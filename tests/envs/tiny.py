@@ -10,7 +10,7 @@ from envs.spaces import Box, Discrete
 
 @struct.dataclass
 class Walk:
-    """Starts in [0, 1), moves by `stride` a step, ends beyond `edge`; the reward is the position."""
+    """Starts in [0, 1), moves by `stride`, ends beyond `edge`; the reward is the position."""
 
     stride: jax.Array
     edge: float = 3.0

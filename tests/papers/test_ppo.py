@@ -21,7 +21,9 @@ def views(log_ratio, **more):
 
 def test_the_clip_is_equation_7_and_its_gradient_stops_where_it_should():
     hp = PPO(eps=0.2)
-    ratios, advantages = np.meshgrid([0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 2.0], [-2.0, -0.5, 0.5, 2.0])
+    ratios, advantages = np.meshgrid(
+        [0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 2.0], [-2.0, -0.5, 0.5, 2.0]
+    )
     r, A = ratios.ravel(), advantages.ravel()
     b = Batch(0, 0, 0, 0, advantage=jnp.asarray(A))
     loss, grad = jax.vmap(
@@ -34,7 +36,11 @@ def test_the_clip_is_equation_7_and_its_gradient_stops_where_it_should():
 
 
 def test_the_clipped_value_loss_is_the_larger_error():
-    v, old, target = jnp.array([1.0, 3.0, -2.0]), jnp.array([0.0, 0.0, 0.0]), jnp.array([0.2, 4.0, -5.0])
+    v, old, target = (
+        jnp.array([1.0, 3.0, -2.0]),
+        jnp.array([0.0, 0.0, 0.0]),
+        jnp.array([0.2, 4.0, -5.0]),
+    )
     b = Batch(0, 0, 0, 0, value=old, target=target)
     got = ppo.clipped_value(views(v, value=v), b, PPO(vf_clip=0.5))
     near = np.clip(v, -0.5, 0.5)

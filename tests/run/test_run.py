@@ -27,7 +27,9 @@ TABLES = dict(
 def digest(state) -> str:
     """A hash over the bytes of every leaf."""
     state = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
-    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()
+    return hashlib.sha256(
+        b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))
+    ).hexdigest()
 
 
 def is_key(x) -> bool:
@@ -58,7 +60,9 @@ def test_twenty_iterations_are_ten_and_ten_and_twenty_times_one(small):
 
     size = program.chunk
     whole = build_with_chunk(s, 20)
-    state, _ = whole(program.init(s.keys, s.hp, s.world), jnp.int32(0), jnp.int32(20), s.hp, s.world)
+    state, _ = whole(
+        program.init(s.keys, s.hp, s.world), jnp.int32(0), jnp.int32(20), s.hp, s.world
+    )
     halves = program.init(s.keys, s.hp, s.world)
     for t in (0, 10):
         halves, _ = whole(halves, jnp.int32(t), jnp.int32(10), s.hp, s.world)
@@ -190,7 +194,9 @@ def test_a_changed_checkpoint_is_refused(folder, tmp_path):
     state = dict(a=jnp.arange(1000.0), key=jax.random.split(jax.random.key(0), 3))
     checkpoint.save(tmp_path / "c", state)
     assert digest(checkpoint.load(tmp_path / "c", state)) == digest(state)
-    file = max((p for p in (tmp_path / "c").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file = max(
+        (p for p in (tmp_path / "c").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)

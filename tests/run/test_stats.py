@@ -23,7 +23,9 @@ def test_the_interval_is_the_percentile_bootstrap():
 
 def test_the_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(3)
-    hits = [lo <= 0 <= hi for lo, hi in (interval(rng.normal(size=20), draws=400) for _ in range(300))]
+    hits = [
+        lo <= 0 <= hi for lo, hi in (interval(rng.normal(size=20), draws=400) for _ in range(300))
+    ]
     assert 0.85 < np.mean(hits) < 0.98
 
 

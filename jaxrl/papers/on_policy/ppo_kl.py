@@ -1,7 +1,7 @@
 """PPO with an adaptive KL penalty: section 4 of Schulman et al. 2017, arXiv 1707.06347.
 
 Penalised (eq. 8): L = E[ r A - β KL(π_old(.|s) || π(.|s)) ],   r = π(a|s) / π_old(a|s)
-After each update, with d = E[KL(π_old || π)]:  β <- β/2 if d < d_targ/1.5;  β <- 2β if d > 1.5 d_targ
+After each update, d = E[KL(π_old || π)]:  β <- β/2 if d < d_targ/1.5;  β <- 2β if d > 1.5 d_targ
 
 From PPO's clip it differs in holding the policy near π_old by a price on the distance.
 """
