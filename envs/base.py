@@ -22,7 +22,7 @@ from envs.spaces import Box, Space
 
 
 class Step(NamedTuple):
-    """What one step of an environment gives. `terminated`: no future; `truncated`: only cut short."""
+    """What one step of an environment gives. `terminated`: no future; `truncated`: cut short."""
 
     state: Any
     obs: Any

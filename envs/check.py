@@ -33,7 +33,7 @@ class Problem(NamedTuple):
 def check(world: Any, steps: int = 1001, seed: int = 0) -> list[Problem]:
     """What is wrong with a world, an env or an env of that name, from random steps of four copies.
 
-    Finds nothing about a time limit of `steps` or more, nor about ends that random play never meets.
+    Finds nothing about a time limit of `steps` or more, nor about ends that random play misses.
     """
     problems = []
     if isinstance(world, str):
@@ -318,8 +318,6 @@ def _starts(world: Any, first: Any, trs: Any, key: jax.Array) -> Iterator[Proble
     common = max(collections.Counter(starts).values()) / len(
         starts
     )  # how often two starts may agree
-    if common == 1.0:
-        return
     rows = {row.tobytes() for row in _rows(first, 1)}
     if len(rows) == 1 and common ** (COPIES - 1) < CHANCE:
         yield Problem("starts", f"all {COPIES} copies begin in the same state, expected one each")

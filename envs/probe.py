@@ -74,7 +74,7 @@ class Sign(Probe):
 
 @struct.dataclass
 class Delay(Probe):
-    """Two steps, from 0 and from 1, reward r at the second. V(0) = gamma r, V(1) = r = every return."""
+    """Two steps, from 0 and 1, reward r at the second. V(0) = gamma r, V(1) = r = every return."""
 
     def step(self, key, state, action):
         last = state[0] == 1.0

@@ -85,7 +85,7 @@ class ActorCritic(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A torso, then a GRU, for actor and critic together: neither reads what is "privileged".
+    """A torso, then a GRU, for actor and critic together; what is "privileged" joins after the GRU.
 
     obs [T, N, ...], start [T, N], memory [N, units] -> (head inputs [T, N, size], value, memory)
     """
@@ -110,5 +110,9 @@ class Recurrent(nn.Module):
         x = x.reshape(*start.shape, -1)
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
         memory, y = scan(cell, memory, (x, start))
-        v = dense(max(self.values, 1), 1.0)(y)
+        z = y
+        if isinstance(obs, dict) and "privileged" in obs:  # the critic's alone, and not remembered
+            more = self.torso(name="critic")(fold(obs["privileged"]))
+            z = jnp.concatenate([y, more.reshape(*start.shape, -1)], -1)
+        v = dense(max(self.values, 1), 1.0)(z)
         return dense(self.size, 0.01)(y), v if self.values else v[..., 0], memory

@@ -70,7 +70,7 @@ SCALED: dict[str, Any] = dict(normalise_obs=True, normalise_reward=True, ent_coe
 PRESETS: dict[str, dict[str, Any]] = {
     "control": SCALED | dict(num_envs=16, num_steps=128, epochs=10, minibatches=16),
     "brax": SCALED | dict(num_envs=64, num_steps=64, minibatches=32),
-    "minatar": dict(num_envs=64, num_steps=128, minibatches=8, lr=Linear(2.5e-3, 0.0)),
+    "minatar": dict(num_envs=64, num_steps=128, minibatches=8, lr=Linear(5e-3, 0.0)),
 } | dict.fromkeys(("classic", "bsuite", "misc"), dict(lr=Linear(2.5e-3, 0.0)))
 PRESETS["playground"] = PRESETS["brax"]
 

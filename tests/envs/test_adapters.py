@@ -31,7 +31,9 @@ def test_gymnax_keeps_the_protocol(name):
     assert check(name, steps=250) == []
 
 
-@pytest.mark.parametrize("name", ["brax/fast", "brax/inverted_pendulum"])
+@pytest.mark.parametrize(
+    "name", ["brax/fast", pytest.param("brax/inverted_pendulum", marks=pytest.mark.slow)]
+)
 def test_brax_keeps_the_protocol(name):
     assert check(name, steps=120) == []
 
@@ -228,9 +230,9 @@ def test_play_gives_native_actions():
     """MountainCarContinuous pays -0.1 a^2 a step, Pendulum's torque is twice our action."""
     pytest.importorskip("gymnasium")
     returns, lengths = play_gymnasium(
-        "MountainCarContinuous-v0", lambda o: np.full((len(o), 1), -0.5), 1, 0
+        "MountainCarContinuous-v0", lambda o: np.full((len(o), 1), -0.3), 1, 0
     )
-    np.testing.assert_allclose(returns, -0.025 * lengths, rtol=1e-4)
+    np.testing.assert_allclose(returns, -0.009 * lengths, rtol=1e-4)
     still, _ = play_gymnasium("Pendulum-v1", lambda o: np.zeros((len(o), 1)), 1, 0)
     assert still < -200
 
