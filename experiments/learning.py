@@ -38,10 +38,19 @@ STUDIES: dict[str, tuple[str, float | None]] = {
     "ant": ("--env brax/ant --seeds 8 --steps 2e6", None),
     "halfcheetah": ("--env brax/halfcheetah --seeds 8 --steps 2e6", None),
     "breakout_cnn": (
-        "--env Breakout-MinAtar --seeds 5 --steps 1e6 --torso cnn --hidden 128 --activation relu",
+        "--env Breakout-MinAtar --seeds 5 --steps 1e6 --torso cnn --hidden 128",
         None,
     ),
 }
+
+# the same environment in Gymnasium, which the trained policies play too
+GYMNASIUM = {
+    "cartpole": "CartPole-v1",
+    "acrobot": "Acrobot-v1",
+    "pendulum": "Pendulum-v1",
+    "mountaincar_continuous": "MountainCarContinuous-v0",
+}
+PYTHON = [sys.executable, "-c", "from jaxrl.cli import main; main()"]
 
 
 def machine() -> str:
@@ -65,8 +74,15 @@ def study(name: str) -> dict:
             *shlex.split(command)[1:],
         ]
         subprocess.run([*call, "--run", str(folder), "--quiet"], check=True)
+        again = {}
+        if name in GYMNASIUM:
+            play = [*PYTHON, "evaluate", str(folder), "--json", "--episodes", "100"]
+            for where, more in (("here", []), ("gymnasium", ["--gymnasium", GYMNASIUM[name]])):
+                out = subprocess.run([*play, *more], check=True, capture_output=True, text=True)
+                again[where] = json.loads(out.stdout)["final_return"]
         record = dict(
             command=command,
+            **({"hundred_episodes": again} if again else {}),
             bar=bar,
             wall_seconds=round(time.time() - began, 1),
             machine=machine(),

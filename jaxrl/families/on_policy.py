@@ -21,6 +21,7 @@ from jaxrl.core import Algo, Part, Policy
 from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam
+from jaxrl.policies import Network
 from jaxrl.rollout import Stage, begin, rollout, see
 from jaxrl.types import Batch, Key, Params
 
@@ -59,6 +60,11 @@ class OnPolicy:
         """The defaults for a class of environments (`envs.kind`)."""
         return cls(**PRESETS.get(kind, {}))
 
+    @staticmethod
+    def network_for(kind: str) -> Network:
+        """The network that goes with them."""
+        return Network(**NETWORKS.get(kind, {}))
+
     @property
     def steps_per_iteration(self) -> int:
         """Environment steps that one iteration takes."""
@@ -70,9 +76,10 @@ SCALED: dict[str, Any] = dict(normalise_obs=True, normalise_reward=True, ent_coe
 PRESETS: dict[str, dict[str, Any]] = {
     "control": SCALED | dict(num_envs=16, num_steps=128, epochs=10, minibatches=16),
     "brax": SCALED | dict(num_envs=64, num_steps=64, minibatches=32),
-    "minatar": dict(num_envs=64, num_steps=128, minibatches=8, lr=Linear(5e-3, 0.0)),
+    "minatar": dict(num_envs=64, num_steps=128, minibatches=16, lr=Linear(2.5e-3, 0.0)),
 } | dict.fromkeys(("classic", "bsuite", "misc"), dict(lr=Linear(2.5e-3, 0.0)))
 PRESETS["playground"] = PRESETS["brax"]
+NETWORKS: dict[str, dict[str, Any]] = {"minatar": dict(activation="relu")}
 
 
 class State(struct.PyTreeNode):

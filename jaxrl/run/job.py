@@ -51,8 +51,9 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
             raise did_you_mean("run", name, [f.name for f in dataclasses.fields(Job)])
     envs.check_name(run["env"])
     _, cls = catalogue.load(run["paper"])
-    hp = check(replace(cls.for_env(envs.kind(run["env"])), **hyper))
-    net = check(replace(Network(), **network))
+    kind = envs.kind(run["env"])
+    hp = check(replace(cls.for_env(kind), **hyper))
+    net = check(replace(cls.network_for(kind), **network))
     job = Job(**run, env_params=env_params, network=net, hyper=hp)
     for name, (low, high) in LIMITS.items():
         value = getattr(job, name)
