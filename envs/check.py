@@ -83,7 +83,7 @@ def _program(world: Any, *args: Any) -> str:
     return "".join(f"{p}{[np.asarray(c).tobytes() for c in p.consts]}" for p in parts)
 
 
-def _sample(space: Space, key: jax.Array) -> Any:
+def _sample(space: Any, key: jax.Array) -> Any:
     return jax.vmap(space.sample)(jax.random.split(key, COPIES))
 
 
@@ -129,6 +129,7 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
         if failed:
             yield failed
             return
+        assert bare is not None
         faults = [*_types(bare.state, state), *_flags(bare)]
         yield from faults
         if any(p.about != "state type" for p in faults):
@@ -183,13 +184,8 @@ def _shapes(about: str, obs: Any, space: Space) -> Iterator[Problem]:
     if not hasattr(obs, "shape"):
         yield Problem(about, f"is a {type(obs).__name__}, expected an array in {space}")
         return
-    shape = {
-        Box: lambda: space.shape,
-        MultiDiscrete: lambda: (len(space.n),),
-        Discrete: lambda: (),
-    }[type(space)]()
-    if obs.shape[1:] != shape:
-        yield Problem(about, f"has shape {obs.shape[1:]}, expected {shape}")
+    if obs.shape[1:] != space.shape:
+        yield Problem(about, f"has shape {obs.shape[1:]}, expected {space.shape}")
     dtype = space.dtype if isinstance(space, Box) else "int32"
     if str(obs.dtype) != dtype:
         yield Problem(about, f"has dtype {obs.dtype}, expected {dtype}")

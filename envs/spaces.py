@@ -13,6 +13,10 @@ class Discrete(NamedTuple):
 
     n: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
     def sample(self, key: jax.Array) -> jax.Array:
         return jax.random.randint(key, (), 0, self.n)
 
@@ -28,6 +32,10 @@ class MultiDiscrete(NamedTuple):
     """Several integers, the i-th in 0 .. n[i]-1: int32 of shape (len(n),)."""
 
     n: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.n),)
 
     def sample(self, key: jax.Array) -> jax.Array:
         return jax.random.randint(key, (len(self.n),), 0, jnp.array(self.n))
@@ -73,12 +81,6 @@ Space = Discrete | MultiDiscrete | Box | dict  # a dictionary of spaces: a dicti
 
 def size(space: Space) -> int:
     """How many numbers an element has once flattened."""
-    match space:
-        case Discrete():
-            return 1
-        case MultiDiscrete(n):
-            return len(n)
-        case Box():
-            return math.prod(space.shape)
-        case dict():
-            return sum(map(size, space.values()))
+    if isinstance(space, dict):
+        return sum(map(size, space.values()))
+    return math.prod(space.shape)

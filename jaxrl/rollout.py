@@ -73,12 +73,12 @@ def rollout(
         done = s.terminated | s.truncated
         ep = Episodes(ep.ret + first(s.reward), ep.length + 1)
         finished = dict(
-            episode_return=(ep.ret * done).sum(),
-            episode_length=(ep.length * done).sum(),
+            episode_return=jnp.where(done, ep.ret, 0.0).sum(),
+            episode_length=jnp.where(done, ep.length, 0).sum(),
             episodes=done.sum(),
         )
         total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, finished)
-        ep = jax.tree.map(lambda x: x * ~done, ep)
+        ep = jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), ep)
         ahead = see(stage, s.final_obs)
         if remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
@@ -138,7 +138,7 @@ def evaluate(act, memory, world: Any, key: Key, episodes: int, limit: int = 0) -
         key, key_act, key_env = jax.random.split(key, 3)
         action, memory = act(obs, memory, key_act)
         env, s = world.step(key_env, env, action)
-        ep = Episodes(ep.ret + first(s.reward) * ~over, ep.length + ~over)
+        ep = Episodes(ep.ret + jnp.where(over, 0.0, first(s.reward)), ep.length + ~over)
         return t + 1, key, env, s.obs, memory, ep, over | s.terminated | s.truncated
 
     over = jnp.zeros(episodes, bool)

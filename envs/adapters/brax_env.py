@@ -15,7 +15,7 @@ from flax import struct
 
 from envs.adapters.common import like, number, quiet, scalar, scaled, settle, time_limit
 from envs.base import Step, TimeLimit
-from envs.spaces import Box, Space
+from envs.spaces import Box
 from jaxrl.errors import did_you_mean
 
 SYSTEM = {
@@ -94,11 +94,11 @@ class Brax:
         return 0
 
     @property
-    def observation_space(self) -> Space:
+    def observation_space(self) -> Box:
         return Box(-float("inf"), float("inf"), (_shapes(self.model, self.backend).obs,))
 
     @property
-    def action_space(self) -> Space:
+    def action_space(self) -> Box:
         return Box(-1.0, 1.0, (_shapes(self.model, self.backend).action,))
 
     @property

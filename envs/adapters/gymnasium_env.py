@@ -24,7 +24,7 @@ def _make(name: str) -> Any:
         raise InputError(f"gymnasium makes no {name!r}: {reason}") from None
 
 
-def _spaces(env: Any, name: str) -> tuple[Space, Space]:
+def _spaces(env: Any, name: str) -> tuple[Box, Box | Discrete]:
     """Observation and action space in our convention: one-hot states, actions in [-1, 1]."""
     import gymnasium
 

@@ -4,6 +4,7 @@ Gymnax's own `step` begins a new episode by itself; `step_env` does not, and lea
 to `is_truncated`. Its parameters become leaves, by name: `make("CartPole-v1", gravity=12.0)`.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.core import Tracer
 
 from envs.adapters.common import like, number, scalar, settle, time_limit
 from envs.base import Step
-from envs.spaces import Box, Discrete, Space
+from envs.spaces import Box, Discrete
 from jaxrl.errors import InputError, did_you_mean
 
 # Upstream keeps both beside what they follow from: changing masspole alone would leave them behind.
@@ -69,26 +71,26 @@ class Gymnax:
     def _native_space(self, which: str) -> Any:
         """Upstream's space. Traced physics gives traced bounds; a stack of them, the first's."""
         env = self
-        if not any(isinstance(x, jax.core.Tracer) for x in self.physics.values()):
+        if not any(isinstance(x, Tracer) for x in self.physics.values()):
             default = _upstream(self.name, self.build)[1]
             first = {
                 k: np.asarray(v).reshape(-1, *np.shape(getattr(default, k)))[0]
                 for k, v in self.physics.items()
             }
-            env = self.replace(physics=first)
+            env = dataclasses.replace(self, physics=first)
             with jax.ensure_compile_time_eval():
                 return getattr(self.upstream, which)(env.params)
         return getattr(self.upstream, which)(env.params)
 
     @property
-    def observation_space(self) -> Space:
+    def observation_space(self) -> Box:
         space = self._native_space("observation_space")
         if hasattr(space, "n"):
             return Box(0.0, 1.0, (int(space.n),))
         return _box(space, REPAIRED.get(self.name, ()))
 
     @property
-    def action_space(self) -> Space:
+    def action_space(self) -> Box | Discrete:
         space = self._native_space("action_space")
         return Discrete(int(space.n)) if hasattr(space, "n") else _box(space)
 
@@ -121,7 +123,7 @@ class Gymnax:
 def _box(space: Any, repaired: Sequence = ()) -> Box:
     """Our box for gymnax's: float32, and infinite where upstream writes the largest float."""
     low, high = space.low, space.high
-    if any(isinstance(x, jax.core.Tracer) for x in (low, high)):
+    if any(isinstance(x, Tracer) for x in (low, high)):
         return Box(low, high, tuple(space.shape))
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if repaired:

@@ -14,7 +14,7 @@ from flax import struct
 from envs.adapters.brax_env import MODEL, Shapes
 from envs.adapters.common import like, number, quiet, scalar, scaled, settle, time_limit
 from envs.base import Step, TimeLimit
-from envs.spaces import Box, Space
+from envs.spaces import Box
 from jaxrl.errors import InputError, did_you_mean
 
 
@@ -76,11 +76,11 @@ class Playground:
         return 0
 
     @property
-    def observation_space(self) -> Space:
+    def observation_space(self) -> Box:
         return Box(-float("inf"), float("inf"), (_shapes(self.model).obs,))
 
     @property
-    def action_space(self) -> Space:
+    def action_space(self) -> Box:
         return Box(-1.0, 1.0, (_shapes(self.model).action,))
 
     @property

@@ -33,7 +33,7 @@ class Job:
         return self.steps // self.hyper.steps_per_iteration
 
 
-LIMITS = {"seeds": (1, 65_536), "seed": (0, 2**32 - 1), "steps": (1, 10**15), "evals": (1, 10_000)}
+LIMITS = {"seeds": (1, 65_536), "seed": (0, 2**32 - 1), "steps": (1, 10**12), "evals": (1, 10_000)}
 LIMITS["eval_episodes"] = (20, 100_000)
 SEED_MODES = ("auto", "vmap", "map")
 
@@ -68,6 +68,9 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     if not job.iterations:
         each = job.hyper.steps_per_iteration
         raise InputError(f"steps: {job.steps} is less than one iteration of {each} steps")
+    if job.iterations >= 2**31:
+        each = job.hyper.steps_per_iteration
+        raise InputError(f"steps: {job.steps} is more than 2**31 iterations of {each} steps")
     if job.evals > job.iterations:
         raise InputError(f"evals: {job.evals} is more than the {job.iterations} iterations")
     return job

@@ -11,6 +11,7 @@ ckpt/N         the state after N iterations
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -68,6 +69,9 @@ def new_folder(path: str | None, job: Job) -> Path:
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"run: {path} exists and is not an empty folder")
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"run: {path} cannot be made: {above} is not a folder to write to")
     return folder
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrl.errors import InputError
+from jaxrl.metrics import DIAGNOSTIC, PROGRESS
 from jaxrl.run import checkpoint, evaluate, record
 from jaxrl.run import job as jobs
 from jaxrl.run.run import build, execute, set_up
@@ -163,6 +164,8 @@ def test_the_run_folder_holds_what_it_says(folder):
     assert (path / "curve.png").stat().st_size > 5000
     arrays = record.load_arrays(path)
     assert arrays["episode_return"].shape == (3, 20)
+    points = {"steps", "eval_steps"}
+    assert set(arrays) - points == set(PROGRESS | DIAGNOSTIC)  # --help explains every metric
     assert arrays["eval_return"].shape == (3, 2)
     np.testing.assert_array_equal(arrays["eval_steps"], [320, 640])
     np.testing.assert_array_equal(arrays["steps"], 32 * np.arange(1, 21))
