@@ -209,7 +209,9 @@ class AutoReset:
         def choose(new, old):
             # the state after a reset may have weaker types than the one after a step
             return jnp.where(
-                done.reshape(done.shape + (1,) * (old.ndim - 1)), new.astype(old.dtype), old
+                done.reshape(done.shape + (1,) * (old.ndim - 1)),
+                new if new.dtype == old.dtype else new.astype(old.dtype),
+                old,
             )
 
         state, obs = jax.tree.map(choose, start, (s.state, s.obs))

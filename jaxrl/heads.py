@@ -97,7 +97,7 @@ def multi_discrete(n: tuple[int, ...]) -> Head:
     def output(own, x, obs):
         ok = inside
         if isinstance(obs, dict) and "action_mask" in obs:
-            ok = ok & obs["action_mask"]
+            ok = ok & obs["action_mask"].astype(bool)
         return jnp.where(ok, x[..., np.where(inside, columns, 0)], MASKED)
 
     return Head(sum(n), dict, output, lambda o: Product(distrax.Categorical(logits=o)))

@@ -102,6 +102,8 @@ def allowed(x: Any, bounds: Any) -> bool:
 def fits(x: Any, kind: Any) -> bool:
     """Whether a value has its field's type. Numbers and arrays of numbers are floats, bools not."""
     inner, origin = typing.get_args(kind), typing.get_origin(kind)
+    if kind is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(fits(x, k) for k in inner)
     if origin is tuple:
@@ -121,8 +123,9 @@ def check(hp: Any) -> Any:
     for f in dataclasses.fields(hp):
         value, bounds = getattr(hp, f.name), f.metadata.get("bounds")
         if not fits(value, f.type):
-            kind = f.type.__name__ if isinstance(f.type, type) else f.type
-            raise InputError(f"{f.name}: {' '.join(repr(value).split())[:80]} is not a {kind}")
+            kind = f.type.__name__ if isinstance(f.type, type) else str(f.type)
+            a = "an" if kind[0] in "aeiou" else "a"
+            raise InputError(f"{f.name}: {' '.join(repr(value).split())[:80]} is not {a} {kind}")
         if dataclasses.is_dataclass(value) and not isinstance(value, Linear):
             check(value)
             continue

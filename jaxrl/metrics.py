@@ -1,14 +1,14 @@
 """What the standard metrics mean, and which of them means progress. Needs no jax."""
 
 PROGRESS = {
-    "eval_return": "mean return of complete episodes acting by the mode, at each evaluation",
+    "eval_return": "mean return of whole episodes acting by the mode, at each evaluation",
     "episode_return": "mean return of the episodes that finished while exploring (null: none did)",
 }
 DIAGNOSTIC = {
     "episode_length": "their mean length in steps; good or bad depends on the task",
     "episodes": "how many finished",
     "entropy": "of the policy, in nats; falls as it commits; near 0 early: it stopped exploring",
-    "approx_kl": "how far each update moved the policy, in nats; 0.001 to 0.05 is usual",
+    "approx_kl": "from the policy that collected, mean over an update, in nats; 0.001 to 0.05",
     "explained_variance": "1: the critic predicts its targets; 0: as good as a constant",
     "value_loss": "the critic's error, in squared (scaled) return; often rises while returns do",
     "policy_loss": "the surrogate; its level means nothing, not even when it is 0",

@@ -26,6 +26,10 @@ class Network:
     memory: int = arg(0, "units of a GRU after the torso; 0: none", "[0, inf)")
     head: str = arg("auto", "the distribution of actions", heads.KINDS)
 
+    def problem(self) -> str:
+        """What is wrong between fields, in one line; "" if nothing is."""
+        return "shared: a GRU is one trunk for both already" if self.shared and self.memory else ""
+
 
 def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
     """The policy of this architecture for a world's observations and actions.
@@ -34,8 +38,9 @@ def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
     """
     check(network)
     shape = getattr(world.observation_space, "shape", ())
-    if network.torso == "cnn" and len(shape) != 3:
-        raise InputError(f"torso: cnn needs images; {world.name} has {world.observation_space}")
+    if network.torso == "cnn" and (len(shape) != 3 or min(shape[:2]) < 3):
+        seen = f"{world.name} has {world.observation_space}"
+        raise InputError(f"torso: cnn needs images [H, W, C] of at least 3 x 3; {seen}")
     head = heads.for_space(world.action_space, network.head)
     torso = partial(TORSOS[network.torso], network.hidden, network.activation)
     if network.memory:

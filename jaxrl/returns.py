@@ -150,7 +150,7 @@ def backward(a: jax.Array, b: jax.Array) -> jax.Array:
     """The one recurrence: xₜ = aₜ + bₜ xₜ₊₁ for t in [0, T), from x_T = 0."""
 
     def step(x, ab):
-        x = ab[0] + ab[1] * x
+        x = ab[0] + jnp.where(ab[1] == 0.0, 0.0, ab[1] * x)  # a NaN does not cross a cut
         return x, x
 
     return jax.lax.scan(step, jnp.zeros_like(a[0]), (a, b), reverse=True)[1]

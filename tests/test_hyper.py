@@ -222,18 +222,18 @@ def test_bounds(bounds, inside, outside):
         (dict(lr=(0.1, 0.2)), "lr: (0.1, 0.2) is not a float"),  # a sweep is an array
         (dict(lr=np.ones(40, bool)), "lr: array([ True,  True".replace("  ", " ")),
         (dict(lr=1j), "lr: 1j is not a float"),
-        (dict(epochs=True), "epochs: True is not a int"),
-        (dict(epochs=2.0), "epochs: 2.0 is not a int"),
-        (dict(epochs="4"), "epochs: '4' is not a int"),
+        (dict(epochs=True), "epochs: True is not an int"),
+        (dict(epochs=2.0), "epochs: 2.0 is not an int"),
+        (dict(epochs="4"), "epochs: '4' is not an int"),
         (dict(on=1), "on: 1 is not a bool"),
         (dict(kind=3), "kind: 3 is not a str"),
         (dict(hidden=[8, 8]), "hidden: [8, 8] is not a tuple[int, ...]"),
         (dict(hidden=(8, "a")), "hidden: (8, 'a') is not a tuple[int, ...]"),
         (dict(hidden=8), "hidden: 8 is not a tuple"),
-        (dict(seed_or_name=1.5), "seed_or_name: 1.5 is not a int | str"),
+        (dict(seed_or_name=1.5), "seed_or_name: 1.5 is not an int | str"),
         (dict(inner=Inner(beta=1.0)), "beta: 1.0 is outside [0, 1)"),
         (dict(inner=Inner(steps=0)), "steps: 0 is outside [1, inf)"),
-        (dict(inner=Inner(steps=1.5)), "steps: 1.5 is not a int"),
+        (dict(inner=Inner(steps=1.5)), "steps: 1.5 is not an int"),
     ],
 )
 def test_messages(changes, message):

@@ -94,6 +94,6 @@ def number(name: str, value: Any, default: Any) -> jax.Array:
 def time_limit(params: dict, default: int) -> int:
     """`max_steps`, taken out of the parameters."""
     limit = params.pop("max_steps", default)
-    if not isinstance(limit, int) or limit < 1:
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise InputError(f"max_steps: {limit!r} is outside [1, inf)")
     return limit

@@ -3,12 +3,13 @@
 import click
 
 import envs
+from jaxrl.cli.options import Whole
 from jaxrl.errors import InputError
 
 
 @click.command()
 @click.argument("env")
-@click.option("--steps", default=300, show_default=True, help="random steps to take")
+@click.option("--steps", type=Whole(), default=300, show_default=True, help="random steps to take")
 def command(env, steps):
     """Check an environment's spaces, flags, determinism, vmap, final observation and resets.
 

@@ -31,11 +31,11 @@ def command(run, episodes, seed, stochastic, gymnasium, as_json):
         trained = record.load_summary(Path(run))
         s, state = evaluate.load(Path(run))
         how = dict(episodes=episodes, seed=seed, greedy=not stochastic)
-        if gymnasium:
+        if gymnasium is not None:
             result = evaluate.play_gymnasium(s, state, gymnasium, **how)
         else:
             result = evaluate.play_here(s, state, **how)
-        where = f"gymnasium:{gymnasium}" if gymnasium else s.job.env
+        where = s.job.env if gymnasium is None else f"gymnasium:{gymnasium}"
         before = trained["final_return_stochastic" if stochastic else "final_return"]
         emit(dict(run=run, paper=s.job.paper, env=where, final_return=result, trained=before))
     if not as_json:

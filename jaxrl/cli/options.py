@@ -72,7 +72,7 @@ class Assignment(click.ParamType):
     def convert(self, value, param, ctx):
         name, equals, number = value.partition("=")
         try:
-            return name, float(number)
+            return name, float(number) if not number.lstrip("+-").isdigit() else int(number)
         except ValueError as e:
             raise InputError(f"{title(param)}: {value!r} is not NAME=NUMBER") from e
 

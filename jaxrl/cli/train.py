@@ -5,21 +5,12 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Assignment, Whole, flag, only_json
+from jaxrl.cli.options import Assignment, flag, only_json
 from jaxrl.errors import InputError
 from jaxrl.metrics import explain
 from jaxrl.run import catalogue
 
-WHOLE = Whole()
-RUN = [
-    click.Option(["--env"], help="environment: a name of `jaxrl envs`, or my_module:make"),
-    click.Option(["--seeds"], type=WHOLE, help="how many, in one program  [default: 1]"),
-    click.Option(["--seed"], type=WHOLE, help="the first of them  [default: 0]"),
-    click.Option(
-        ["--steps"],
-        type=WHOLE,
-        help="environment steps of one seed; 1e6 is fine  [default: 500000]",
-    ),
+OUTPUT = [
     click.Option(["--run", "folder"], help="where to write  [default: runs/ENV/PAPER/TIME]"),
     click.Option(["--config"], help="a config.toml whose values stand where no flag does"),
     click.Option(
@@ -29,19 +20,9 @@ RUN = [
         metavar="NAME=NUMBER",
         help="physics of the environment, such as gravity=12",
     ),
-    click.Option(["--evals"], type=WHOLE, help="evaluations on the way  [default: 10]"),
-    click.Option(
-        ["--eval-episodes"], type=WHOLE, help="episodes of each and of the final one  [default: 32]"
-    ),
-    click.Option(
-        ["--seed-mode"],
-        help="vmap: all seeds at once; map: one after the other, each bitwise its own single run; "
-        "auto: map for convolutions on a CPU  [default: auto]",
-    ),
     click.Option(["--json", "as_json"], is_flag=True, help="print the summary, and nothing else"),
     click.Option(["--quiet"], is_flag=True, help="no progress"),
 ]
-JOB = ("env", "seeds", "seed", "steps", "evals", "eval_episodes", "seed_mode")
 
 
 class Sections(click.Command):
@@ -81,36 +62,42 @@ class Papers(click.Group):
 
     def get_command(self, ctx, name):
         from jaxrl.policies import Network
+        from jaxrl.run.job import Job
 
         _, cls = catalogue.load(name)
         paper = catalogue.find(name)
-        hypers = [flag(f) for f in dataclasses.fields(cls) if f.name != "horizon"]
-        network = [flag(f) for f in dataclasses.fields(Network)]
-
-        def call(**given):
-            run(name, given, [o.name for o in hypers], [o.name for o in network])
-
+        flags = {
+            "run": [flag(f) for f in dataclasses.fields(Job) if "doc" in f.metadata],
+            "hyper": [flag(f) for f in dataclasses.fields(cls) if f.name != "horizon"],
+            "network": [flag(f) for f in dataclasses.fields(Network)],
+        }
         text = f"{paper['title']}.\n\nClaim: {paper['claim']}."
-        command = Sections(name, params=[*RUN, *hypers, *network], callback=call, help=text)
-        command.sections = {"Run": RUN, "Hyperparameters": hypers, "Network": network}
+        command = Sections(
+            name,
+            params=[o for options in (OUTPUT, *flags.values()) for o in options],
+            callback=lambda **given: run(name, given, flags),
+            help=text,
+        )
+        command.sections = {
+            "Run": flags["run"] + OUTPUT,
+            "Hyperparameters": flags["hyper"],
+            "Network": flags["network"],
+        }
         return command
 
 
-def run(paper: str, given: dict, hypers: list[str], networks: list[str]) -> None:
+def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     """Resolve what was given over the configuration file over the defaults, then train."""
     from jaxrl.run import job as jobs
 
-    tables = {k: {} for k in ("run", "env_params", "network", "hyper")}
-    if given["config"]:
-        tables = jobs.read(Path(given["config"]))
-    given_now = {k: v for k, v in given.items() if v is not None}
-    tables["run"] |= {"paper": paper} | {k: given_now[k] for k in JOB if k in given_now}
+    tables = jobs.read(Path(given["config"])) if given["config"] else jobs.nothing()
+    tables["run"]["paper"] = paper
     tables["env_params"] |= dict(given["env_params"])
-    tables["network"] |= {k: given_now[k] for k in networks if k in given_now}
-    tables["hyper"] |= {k: given_now[k] for k in hypers if k in given_now}
+    for table, options in flags.items():
+        said = {o.name: given[o.name] for o in options if given[o.name] is not None}
+        tables[table] |= said
     with only_json(given["as_json"]) as emit:
-        job = jobs.resolve(**tables)
-        emit(start(job, given["folder"], quiet=given["quiet"]))
+        emit(start(jobs.resolve(**tables), given["folder"], quiet=given["quiet"]))
 
 
 def start(job, folder: str | None, quiet: bool) -> dict:

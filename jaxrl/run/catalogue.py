@@ -1,6 +1,7 @@
 """The papers there are, read from their `PAPER` literals: no file is run, no jax imported."""
 
 import ast
+import functools
 import importlib
 import importlib.util
 import sys
@@ -10,6 +11,7 @@ from types import ModuleType
 from jaxrl.errors import InputError, did_you_mean
 
 PAPERS = Path(__file__).parent.parent / "papers"
+FAMILY = ("for_env", "network_for", "steps_per_iteration")  # what a family's hyper class offers
 FIELDS = ("slug", "title", "chapter", "hyper", "claim")  # every PAPER has them
 
 
@@ -20,13 +22,17 @@ def literal(path: Path) -> dict:
     except (OSError, SyntaxError, UnicodeDecodeError) as e:
         raise InputError(f"paper: {path}: {getattr(e, 'strerror', None) or e}") from e
     for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "PAPER":
+            raise InputError(f"paper: {path}: PAPER has a type; write PAPER = {{...}}")
         if isinstance(node, ast.Assign) and any(
             getattr(t, "id", "") == "PAPER" for t in node.targets
         ):
             try:
                 paper = ast.literal_eval(node.value)
-            except ValueError as e:
+            except (ValueError, TypeError) as e:
                 raise InputError(f"paper: {path}: PAPER is not a literal") from e
+            if not isinstance(paper, dict):
+                raise InputError(f"paper: {path}: PAPER is not a dictionary")
             if missing := [f for f in FIELDS if f not in paper]:
                 raise InputError(f"paper: {path}: PAPER lacks {', '.join(missing)}")
             inside = path.is_relative_to(PAPERS)
@@ -50,19 +56,31 @@ def find(slug: str) -> dict:
     return known[slug]
 
 
+@functools.cache
+def run_file(path: Path) -> ModuleType:
+    """The module of a person's own paper, run once; what it raises is said in one line."""
+    spec = importlib.util.spec_from_file_location(f"jaxrl_own_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        raise InputError(f"paper: {path.name}: {type(e).__name__}: {e}") from e
+    return module
+
+
 def load(slug: str) -> tuple[ModuleType, type]:
     """A paper's module (with its `make`) and its hyperparameter class."""
     paper = find(slug)
     if slug.endswith(".py"):
-        path = Path(slug).resolve()
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        module = run_file(Path(slug).resolve())
     else:
         module = importlib.import_module(f"jaxrl.papers.{paper['chapter']}.{slug}")
     for name in ("make", paper["hyper"]):
         if not hasattr(module, name):
             raise InputError(f"paper: {paper['file']} defines no {name}")
-    return module, getattr(module, paper["hyper"])
+    cls = getattr(module, paper["hyper"])
+    if missing := [name for name in FAMILY if not hasattr(cls, name)]:
+        raise InputError(f"paper: {paper['hyper']} has no {missing[0]}: extend a family's class")
+    return module, cls

@@ -42,10 +42,13 @@ def load(folder: Path, like: Any) -> Any:
 
     folder = folder.absolute()
     try:
-        written = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as e:
+        written = dict(json.loads((folder / MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError) as e:
         raise InputError(f"checkpoint: {folder} is missing or was not finished") from e
     if changed := sorted(set(written.items()) ^ set(sums(folder).items())):
         raise InputError(f"checkpoint: {folder / changed[0][0]} is not the file that was written")
     with ocp.StandardCheckpointer() as reader:
-        return reader.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        try:
+            return reader.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        except (ValueError, KeyError, TypeError) as e:
+            raise InputError(f"checkpoint: {folder} does not fit its run's config.toml") from e

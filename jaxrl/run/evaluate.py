@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.errors import InputError
 from jaxrl.run import checkpoint
 from jaxrl.run import job as jobs
-from jaxrl.run.run import Setting, over_seeds, score, set_up
+from jaxrl.run.run import Setting, evaluation_keys, over_seeds, score, set_up
 from jaxrl.run.stats import summarise
 from jaxrl.run.train import final
 
@@ -31,7 +31,7 @@ def load(folder: Path) -> tuple[Setting, Any]:
 def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:
     """The statistics of every seed's policy over complete episodes of the run's own environment."""
     f = over_seeds(partial(score, s.algo, episodes, greedy), s.job)
-    return final(jax.jit(f)(state, jax.random.key(seed), s.hp, s.world))
+    return final(jax.jit(f)((state, evaluation_keys(s, 2, seed)), s.hp, s.world))
 
 
 def play_gymnasium(

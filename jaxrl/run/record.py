@@ -40,6 +40,8 @@ def versions() -> dict[str, str]:
 
 def revision() -> str:
     """The commit of the checkout the kit runs from, with + where it was changed; "" if none."""
+    if "site-packages" in Path(__file__).parts:
+        return ""  # a checkout around an installation says nothing of it
     try:
         git = [
             "git",
@@ -67,9 +69,12 @@ def new_folder(path: str | None, job: Job) -> Path:
             folder = base.with_name(f"{stamp}-{count}")
         return folder
     folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"run: {path} exists and is not an empty folder")
-    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"run: {path} exists and is not an empty folder")
+        above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    except OSError as e:
+        raise InputError(f"run: {path[:80]}: {e.strerror}") from e
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"run: {path} cannot be made: {above} is not a folder to write to")
     return folder
@@ -82,7 +87,10 @@ class Recorder:
         self.folder, self.job = folder, job
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.toml").write_text(tomli_w.dumps(jobs.to_tables(job)))
+            with (folder / "config.toml").open("x") as file:  # two runs cannot both make it
+                file.write(tomli_w.dumps(jobs.to_tables(job)))
+        except FileExistsError as e:
+            raise InputError(f"run: {folder} is another run's folder") from e
         except OSError as e:
             raise InputError(f"run: {folder}: {e.strerror}") from e
         devices = [str(d) for d in jax.devices()]
@@ -144,6 +152,9 @@ def load_arrays(folder: Path) -> dict[str, np.ndarray]:
 def load_summary(folder: Path) -> dict:
     """The summary of a finished run."""
     try:
-        return json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError) as e:
-        raise InputError(f"run: {folder} is not the folder of a finished run") from e
+        summary = json.loads((folder / "summary.json").read_text())
+        if {"final_return", "final_return_stochastic"} <= set(summary):
+            return summary
+    except (OSError, ValueError, TypeError):
+        pass
+    raise InputError(f"run: {folder} is not the folder of a finished run")

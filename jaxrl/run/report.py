@@ -39,11 +39,8 @@ def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> Non
     known = np.isfinite(x).all(0)
     steps, x = steps[known], x[:, known]
     fig, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    ax.plot(steps, x.T, color=BLUE, alpha=0.25, linewidth=0.7)
-    ax.plot(steps, iqm(x), color=BLUE, linewidth=2.2, label=f"interquartile mean of {len(x)} seeds")
-    if len(x) > 1:
-        band = np.array([interval(column) for column in x.T]).T
-        ax.fill_between(steps, *band, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
+    if known.any():
+        draw_seeds(ax, steps, x)
     mode = arrays["eval_return"]
     ax.plot(
         arrays["eval_steps"],
@@ -60,3 +57,12 @@ def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> Non
     ax.legend(frameon=False)
     fig.savefig(path, dpi=150)
     plt.close(fig)
+
+
+def draw_seeds(ax, steps: np.ndarray, x: np.ndarray) -> None:
+    """Curves [seeds, points]: each thin, their interquartile mean, and its interval."""
+    ax.plot(steps, x.T, color=BLUE, alpha=0.25, linewidth=0.7)
+    ax.plot(steps, iqm(x), color=BLUE, linewidth=2.2, label=f"interquartile mean of {len(x)} seeds")
+    if len(x) > 1:
+        band = np.array([interval(column) for column in x.T]).T
+        ax.fill_between(steps, *band, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")

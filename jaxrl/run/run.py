@@ -84,8 +84,9 @@ def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: A
     return jax.lax.fori_loop(0, n, body, (state, metrics))
 
 
-def score(algo: Algo, episodes: int, greedy: bool, state: Any, key: jax.Array, hp: Any, world: Any):
-    """Complete episodes of one seed's policy, by its mode or as it explores."""
+def score(algo: Algo, episodes: int, greedy: bool, x: tuple, hp: Any, world: Any) -> dict:
+    """Episodes of one seed's policy, x = (state, key), by its mode or as it explores."""
+    state, key = x
 
     def act(obs, memory, key):
         return algo.act(state, obs, memory, None if greedy else key, hp)
@@ -93,11 +94,20 @@ def score(algo: Algo, episodes: int, greedy: bool, state: Any, key: jax.Array, h
     return evaluate(act, algo.memory(episodes), world, key, episodes)
 
 
-def returns(result: dict) -> np.ndarray:
-    """The mean return of each seed [seeds] over its complete episodes; NaN if there is none."""
-    r, ok = np.asarray(result["return"], float), np.asarray(result["complete"])
-    with np.errstate(invalid="ignore"):
-        return np.where(ok, r, 0.0).sum(-1) / ok.sum(-1)
+def mean_returns(result: dict) -> np.ndarray:
+    """The mean return of each seed [seeds]. An episode that was cut counts with what it had: to
+    leave it out would leave out the longest."""
+    return np.asarray(result["return"], float).mean(-1)
+
+
+def evaluation_keys(s: Setting, point: int, seed: int = 0) -> jax.Array:
+    """Keys of an evaluation [seeds], no training run's. On the way (point 0) they are the same for
+    every seed and every time; at the end (1) and later (2) each seed plays episodes of its own, so
+    that an interval over seeds holds the noise of the evaluation."""
+    root = jax.random.fold_in(jax.random.fold_in(jax.random.key(0x5EED), point), seed)
+    if point == 0:
+        return jnp.broadcast_to(root, s.keys.shape)
+    return jax.vmap(jax.random.fold_in, (None, 0))(root, s.job.seed + jnp.arange(s.job.seeds))
 
 
 class Program(NamedTuple):
@@ -123,14 +133,10 @@ def build(s: Setting) -> Program:
 
     def scorer(greedy):
         f = over_seeds(partial(score, algo, job.eval_episodes, greedy), job)
-        return jax.jit(f).lower(state, s.keys[0], s.hp, s.world).compile()
+        return jax.jit(f).lower((state, s.keys), s.hp, s.world).compile()
 
     greedy, sampled = scorer(True), scorer(False)
     return Program(init, loop, greedy, sampled, chunk, time.perf_counter() - began)
-
-
-# Evaluations have keys of their own, the same for every seed and every point of a run.
-EVALUATION = 0x5EED
 
 
 class Chunk(NamedTuple):
@@ -145,6 +151,7 @@ class Chunk(NamedTuple):
 def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda c: None) -> Any:
     """Run a job and return the final state of every seed; `see` is called after each chunk."""
     state = program.init(s.keys, s.hp, s.world)
+    keys = evaluation_keys(s, 0)
     total, done = s.job.iterations, 0
     stops = {round(total * (i + 1) / s.job.evals) for i in range(s.job.evals)}
     while done < total:
@@ -157,6 +164,6 @@ def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda 
         metrics = {k: v[:, :n] for k, v in metrics.items()}
         evaluation = None
         if done in stops:
-            evaluation = returns(program.greedy(state, jax.random.key(EVALUATION), s.hp, s.world))
+            evaluation = mean_returns(program.greedy((state, keys), s.hp, s.world))
         see(Chunk(done, metrics, evaluation, seconds))
     return state

@@ -37,9 +37,9 @@ def summarise(per_seed) -> dict:
 
 def describe(result: dict) -> str:
     """A summary in words: 500.0 (95 % [498.1, 500.0] over 16 seeds, worst 497.2)."""
-    if result["iqm"] is None:
-        return "unknown: no complete episode"
     n, (low, high) = len(result["per_seed"]), result["ci95"]
+    if lost := [str(i) for i, x in enumerate(result["per_seed"]) if x is None]:
+        return f"unknown: {len(lost)} of {n} seeds diverged to NaN (number {', '.join(lost)})"
     if low is None:
         return f"{result['iqm']:.1f} (1 seed: no interval)"
     worst = result["min"]

@@ -4,18 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxrl.run import checkpoint, record, report
 from jaxrl.run.job import Job
-from jaxrl.run.run import EVALUATION, Chunk, Setting, build, execute, returns, seed_mode, set_up
+from jaxrl.run.run import (
+    Chunk,
+    Setting,
+    build,
+    evaluation_keys,
+    execute,
+    mean_returns,
+    seed_mode,
+    set_up,
+)
 from jaxrl.run.stats import summarise
 
 
 def final(result: dict) -> dict:
     """The statistics of a final evaluation, and how many of its episodes were complete."""
     complete = result["complete"]
-    return summarise(returns(result)) | dict(
+    return summarise(mean_returns(result)) | dict(
         episodes=int(complete.shape[1]), complete_episodes=[int(n) for n in complete.sum(1)]
     )
 
@@ -35,8 +42,8 @@ def train(
     """
     s = setting or set_up(job)
     say(f"compiling {job.paper} on {job.env}: {job.seeds} seeds, {job.iterations} iterations")
-    program = build(s)
     recorder = record.Recorder(folder, job)
+    program = build(s)
     seconds = []
 
     def watch(chunk):
@@ -45,8 +52,7 @@ def train(
         see(chunk)
 
     state = execute(s, program, watch)
-    # not the keys of the evaluations on the way: their episodes were not chosen by anyone
-    key = jax.random.fold_in(jax.random.key(EVALUATION), 1)
+    last = (state, evaluation_keys(s, 1))
     steps = job.iterations * job.hyper.steps_per_iteration
     summary = dict(
         paper=job.paper,
@@ -55,8 +61,8 @@ def train(
         seed=job.seed,
         steps=steps,
         iterations=job.iterations,
-        final_return=final(program.greedy(state, key, s.hp, s.world)),
-        final_return_stochastic=final(program.sampled(state, key, s.hp, s.world)),
+        final_return=final(program.greedy(last, s.hp, s.world)),
+        final_return_stochastic=final(program.sampled(last, s.hp, s.world)),
         env_steps_per_second=steps * job.seeds / sum(seconds),
         seconds=sum(seconds),
         compile_seconds=program.compile_seconds,

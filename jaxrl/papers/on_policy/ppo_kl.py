@@ -6,6 +6,7 @@ After each update, d = E[KL(π_old || π)]:  β <- β/2 if d < d_targ/1.5;  β <
 From PPO's clip it differs in holding the policy near π_old by a price on the distance.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jaxrl.core import Part
@@ -24,11 +25,13 @@ PAPER = {
     "check": "the mean KL of an update against d_targ; against ppo at equal steps",
 }
 
+RANGE = 1e-6, 1e6  # of β, so that it stays a number however long d is 0
+
 
 @hyper
 class PPOKL(OnPolicy):
     d_targ: float = arg(0.01, "the KL that an update should cost, in nats", "(0, inf)")
-    beta: float = arg(1.0, "the penalty's first weight", "(0, inf)")
+    beta: float = arg(1.0, "the penalty's first weight", "[1e-6, 1e6]")
 
 
 def penalty(w, b, hp):
@@ -40,11 +43,12 @@ def adaptive(policy, inner):
 
     def update(beta, s, b, t, hp, world):
         _, (new, stats) = inner.apply((), s, b.replace(dual=beta), t, hp, world)
-        d = policy.judge(new.params, s.params, b, s.key).kl().mean()
+        key, k = jax.random.split(new.key)
+        d = policy.judge(new.params, s.params, b, k).kl().mean()
         stats |= dict(kl=d, beta=beta)
         beta = jnp.where(d < hp.d_targ / 1.5, beta / 2, beta)
         beta = jnp.where(d > hp.d_targ * 1.5, beta * 2, beta)
-        return jnp.clip(beta, 1e-6, 1e6), (new, stats)
+        return jnp.clip(beta, *RANGE), (new.replace(key=key), stats)
 
     return Part(lambda key, s, hp, world: jnp.float32(hp.beta), update)
 
