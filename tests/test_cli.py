@@ -66,7 +66,7 @@ BAD = [
     ([*TRAIN, "--seed-mode", "pmap"], "seed_mode: pmap is not one of auto, vmap, map"),
     ([*TRAIN, "--activation", "tahn"], "activation: tahn is not one of tanh, relu"),
     ([*TRAIN, "--torso", "rnn"], "torso: rnn is not one of mlp, cnn"),
-    ([*TRAIN, "--torso", "cnn"], "torso: cnn needs images; CartPole-v1 has Box(4,)"),
+    ([*TRAIN, "--torso", "cnn"], "of at least 3 x 3; CartPole-v1 has Box(4,)"),
     ([*TRAIN, "--hidden", "64,x"], "hidden: 'x' is not a whole number"),
     ([*TRAIN, "--hidden", "64,0"], "hidden: 0 is outside [1, inf)"),
     ([*TRAIN, "--memory", -1], "memory: -1 is outside [0, inf)"),
@@ -75,6 +75,14 @@ BAD = [
     ([*TRAIN, "--env-param", "gravty=3"], "did you mean gravity"),
     ([*TRAIN, "--config", "missing.toml"], "missing.toml: No such file"),
     ([*TRAIN[:-1], ROOT / "tests"], "exists and is not an empty folder"),
+    (["train", "ppo", "--env=CartPol-v1"], "env: no 'CartPol-v1'; did you mean CartPole-v1"),
+    (["train", "ppo", "--env", "CartPole-v1", "--run", "x" * 300], "File name too long"),
+    (["train", "ppo", "--env", "CartPole-v1", "--run", "/dev/null/x"], "/dev/null/x"),
+    ([*TRAIN, "--shared", "--memory", 8], "shared: a GRU is one trunk"),
+    ([*TRAIN, "--steps", "1e13"], "steps: 10000000000000 is outside [1, 1000000000000]"),
+    ([*TRAIN, "--hidden", ""], "hidden: '' is not a whole number"),
+    ([*TRAIN, "--lr", "1e-3:"], "lr: '1e-3:' is not a number or a schedule a:b"),
+    (["check-env", "CartPole-v1", "--steps", "x"], "steps: 'x' is not a whole number"),
     (["evaluate", "nowhere"], "run: nowhere is not the folder of a finished run"),
     (["evaluate", "nowhere", "--episodes", 0], "episodes: 0 is outside [1, 100000]"),
     (["papers", "--chapter", "onpolicy"], "chapter: no 'onpolicy'; did you mean on_policy"),
@@ -106,6 +114,8 @@ CONFIGS = [
     ("[network]\nhiden = [3]", "Network: no 'hiden'; did you mean hidden"),
     ("[network]\nhidden = 3", "hidden: 3 is not"),
     ("run = 3", "config: run: 3 is not a table"),
+    ("[run]\nnetwork = 3", "run: no 'network'"),
+    ("[env_params]\nmax_steps = true", "max_steps: True is outside [1, inf)"),
     ("[run", "config:"),
 ]
 
@@ -186,6 +196,38 @@ def test_a_paper_of_ones_own(capfd, tmp_path, monkeypatch):
     code, _, err = call(argv, capfd)
     assert (code, err) == (0, "")
     assert len(list(Path("runs/CartPole-v1/mine").iterdir())) == 1
+
+
+PAPERS = [
+    ("PAPER = 3", "PAPER is not a dictionary"),
+    ("PAPER = {[]: 1}", "PAPER is not a literal"),
+    ("PAPER: dict = {}", "PAPER has a type"),
+    ("x = 1", "has no PAPER"),
+    ("def f(:", "mine.py: invalid syntax"),
+    ("PAPER = dict(slug='x')", "PAPER is not a literal"),
+    ("PAPER = {'slug': 'x'}", "PAPER lacks title, chapter, hyper, claim"),
+    ("{paper}\nimport nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+    ("{paper}\n1 / 0", "ZeroDivisionError: division by zero"),
+    ("{paper}\nclass H: pass", "defines no make"),
+    ("{paper}\nclass H: pass\ndef make(w, n): pass", "H has no for_env: extend a family's class"),
+]
+
+
+@pytest.mark.parametrize(("source", "said"), PAPERS, ids=[p[1] for p in PAPERS])
+def test_bad_paper_files(source, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paper = dict.fromkeys(("slug", "title", "chapter", "claim"), "x") | {"hyper": "H"}
+    Path("mine.py").write_text(source.replace("{paper}", f"PAPER = {paper}"))
+    code, out, err = call(["train", "./mine.py", "--env", "CartPole-v1"], capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_help_shows_the_defaults_of_the_environments_class(capsys):
+    _, out, _ = call(["train", "ppo", "--env", "brax/hopper", "--help"], capsys)
+    assert "0.0003" in out and "those of brax environments" in out
+    _, out, _ = call(["train", "ppo", "--help"], capsys)
+    assert "0.0025" in out and "0.0003" not in out
 
 
 def test_lists(capfd):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import envs
-from jaxrl.core import resume, train
+from jaxrl.core import Part, resume, train
 from jaxrl.errors import InputError
 from jaxrl.families import on_policy as family
 from jaxrl.families.on_policy import OnPolicy, minibatches, on_policy, squared_error
 from jaxrl.papers.on_policy import ppo
 from jaxrl.papers.on_policy.ppo import PPO
 from jaxrl.policies import Network, policy_for
-from jaxrl.rollout import begin, rollout
+from jaxrl.rollout import begin, evaluate, rollout, scale_reward
 from jaxrl.surrogate import policy_gradient
 from jaxrl.types import Batch
 
@@ -51,9 +51,8 @@ def test_minibatches_of_sequences_keep_time_and_first_memory():
 
 @pytest.fixture(scope="module", params=[0, 5], ids=["feedforward", "recurrent"])
 def walked(request):
-    """A rollout of CartPole with short episodes, and the pieces to walk it again by hand."""
-    world = envs.make("CartPole-v1")
-    world = world.replace(env=world.env)
+    """A rollout of CartPole, cut short now and then, and the pieces to walk it again by hand."""
+    world = envs.make("CartPole-v1", max_steps=15)
     policy = policy_for(world, Network(hidden=(8,), memory=request.param))
     hp = OnPolicy(num_envs=3, num_steps=40, normalise_obs=True)
     key_env, key_params, key = jax.random.split(jax.random.key(1), 3)
@@ -68,7 +67,7 @@ def test_rollout_is_the_loop_written_out(walked):
     act, step = jax.jit(policy.act), jax.jit(world.step)
     env, obs, start, memory = stage.env, stage.obs, stage.start, stage.memory
     ret, returns, lengths = np.zeros(3), [], []
-    alive = np.zeros(3)
+    alive, cuts = np.zeros(3), np.zeros(2, int)
     for t, k in enumerate(jax.random.split(key, hp.num_steps)):
         k_act, k_env = jax.random.split(k)
         # before any data the moments leave observations as they are
@@ -82,6 +81,9 @@ def test_rollout_is_the_loop_written_out(walked):
         np.testing.assert_allclose(
             b.next_value[t], act(params, s.final_obs, false, memory, k_act)[2], atol=1e-5
         )
+        np.testing.assert_array_equal(b.reward[t], s.reward)
+        np.testing.assert_array_equal(b.terminated[t], s.terminated)
+        cuts += np.array([s.terminated.sum(), s.truncated.sum()])
         done = np.asarray(s.terminated | s.truncated)
         np.testing.assert_array_equal(b.done[t], done)
         ret, alive = ret + np.asarray(s.reward), alive + 1
@@ -89,7 +91,7 @@ def test_rollout_is_the_loop_written_out(walked):
         lengths += list(alive[done])
         ret, alive = ret * ~done, alive * ~done
         obs, start = s.obs, s.terminated | s.truncated
-    assert len(returns) > 3
+    assert (cuts > 0).all(), "both kinds of cut must happen here"
     assert int(metrics["episodes"]) == len(returns)
     np.testing.assert_allclose(metrics["episode_return"], np.mean(returns), rtol=1e-6)
     np.testing.assert_allclose(metrics["episode_length"], np.mean(lengths), rtol=1e-6)
@@ -103,6 +105,94 @@ def test_moments_are_of_raw_observations(walked):
     )  # raw here: nothing was scaled, nothing reached the clip
     np.testing.assert_allclose(after.obs_moments.mean, flat.mean(0), atol=1e-5)
     np.testing.assert_allclose(after.obs_moments.var, flat.var(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_rollout_sees_by_the_moments_it_began_with(walked):
+    """Not by those it leaves behind: mesozoic-labs#157."""
+    world, policy, hp, params, _, key, (after, _, _) = walked
+    f = jax.jit(lambda p, s, k: rollout(policy, p, s, k, hp, world, hp.num_steps))
+    later, b, _ = f(params, after, key)
+    m = after.obs_moments
+    first = (np.asarray(after.obs) - m.mean) / np.sqrt(m.var + 1e-8)
+    np.testing.assert_allclose(b.obs[0], np.clip(first, -10, 10), rtol=1e-4, atol=1e-5)
+    assert float(later.obs_moments.count) == 2 * float(m.count)
+
+
+def test_rewards_are_divided_by_the_deviation_of_the_running_return():
+    reward = jnp.array([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0]])
+    done = jnp.array([[False, True], [False, False], [True, False]])
+    hp = OnPolicy(num_envs=2, gamma=0.5, normalise_reward=True)
+    world = envs.make("probe/one")
+    stage = begin(policy_for(world, SMALL), jax.random.key(0), hp, world)
+    b = Batch(0, 0, 0, 0, reward=reward, done=done)
+    stage, scaled = scale_reward(stage, b, hp)
+    running = np.array([[1.0, 2.0], [3.5, -1.0], [2.25, 3.5]])  # R = r + 0.5 R, anew after a cut
+    np.testing.assert_allclose(scaled.reward, reward / running.std(), rtol=1e-4)
+    np.testing.assert_allclose(stage.discounted, [0.0, 3.5])
+
+
+def test_advantages_are_standardised_unless_told_otherwise():
+    rng = np.random.default_rng(0)
+    flags = dict(terminated=np.zeros((5, 4), bool), done=np.zeros((5, 4), bool))
+    values = {k: jnp.asarray(rng.normal(size=(5, 4)), jnp.float32) for k in FIELDS}
+    b = Batch(0, 0, 0, 0, **values, **flags)
+    plain = family.gae(None, b, 0, PPO(normalise_advantage=False), None)
+    A = np.asarray(plain.advantage)
+    np.testing.assert_allclose(plain.target, A + b.value, rtol=1e-6)
+    scaled = family.gae(None, b, 0, PPO(), None)
+    np.testing.assert_allclose(scaled.advantage, (A - A.mean()) / A.std(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(scaled.target, plain.target)
+
+
+FIELDS = ("reward", "value", "next_value")
+
+
+@pytest.mark.parametrize(("limit", "ret", "complete"), [(0, 50.0, True), (20, 20.0, False)])
+def test_an_evaluation_says_which_episodes_were_cut(limit, ret, complete):
+    world = envs.make("probe/constant", max_steps=50)
+
+    def act(obs, memory, key):
+        return jnp.zeros(len(obs), jnp.int32), memory
+
+    got = evaluate(act, (), world, jax.random.key(0), 3, limit)
+    np.testing.assert_array_equal(got["return"], [ret] * 3)
+    np.testing.assert_array_equal(got["length"], [ret] * 3)
+    np.testing.assert_array_equal(got["complete"], [complete] * 3)
+
+
+def test_parts_are_called_in_order_and_keep_their_slots():
+    """The four seams of the family: each sees what those before it gave, and owns its slot."""
+    world = envs.make("probe/match")
+    policy = policy_for(world, SMALL)
+    hp = PPO(num_envs=4, num_steps=4, minibatches=1)
+
+    def counting(inner, note=lambda out: out):
+        def apply(n, s, b, t, hp, world):
+            return n + 1, note(inner.apply((), s, b, t, hp, world)[1])
+
+        return Part(lambda key, s, hp, world: jnp.int32(0), apply)
+
+    dual = Part(
+        lambda *_: jnp.float32(1.0), lambda x, s, b, t, hp, world: (x * 2, x + b.reward.sum() * 0)
+    )
+    seen = []
+
+    def surrogate(w, b, hp):
+        seen.append(b.dual.shape)
+        return w.log_ratio * b.dual
+
+    algo = on_policy(
+        policy,
+        surrogate,
+        sampler=counting(family.on_policy_sampler(policy)),
+        advantage=counting(family.stateless(family.gae), lambda b: b.replace(target=b.target + 1)),
+        dual=dual,
+    )
+    s, _ = jax.jit(lambda k: train(algo, k, hp, world, 3))(jax.random.key(0))
+    assert {k: float(v) for k, v in s.slots.items() if k != "update"} == dict(
+        sampler=3, advantage=3, dual=8
+    )
+    assert set(seen) == {()}  # whole: not cut into minibatches
 
 
 def test_judging_the_rollout_repeats_what_acting_said(walked):

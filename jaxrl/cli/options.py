@@ -88,9 +88,11 @@ def kind(field: dataclasses.Field) -> click.ParamType:
     return Several(Number() if "float" in text else Whole())
 
 
-def flag(field: dataclasses.Field) -> click.Option:
+def flag(field: dataclasses.Field, default: Any) -> click.Option:
     """The option of an `arg`; not given, it is None, so that a file or a preset may speak."""
-    name, default = field.name.replace("_", "-"), field.default
+    from jaxrl.run.job import to_toml
+
+    name, default = field.name.replace("_", "-"), to_toml(default)
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     bounds = field.metadata.get("bounds") or ""

@@ -39,6 +39,17 @@ class Sections(click.Command):
         formatter.write("\n" + explain() + "\n")
 
 
+def named(args: list[str]) -> list[str]:
+    """The environments that arguments name, as --env NAME or --env=NAME."""
+    after = [value for option, value in zip(args, args[1:]) if option == "--env"]
+    return after + [a.removeprefix("--env=") for a in args if a.startswith("--env=")]
+
+
+def shown(field: dataclasses.Field) -> bool:
+    """Whether a field is a person's to set: it is documented, and not set by the run."""
+    return "doc" in field.metadata and field.name != "horizon"
+
+
 class Papers(click.Group):
     """One subcommand a paper, made from its hyperparameter class when it is asked for."""
 
@@ -53,25 +64,27 @@ class Papers(click.Group):
         if args[0].startswith("-"):
             raise InputError(f"paper: none before {args[0]}; jaxrl train SLUG {args[0]} ...")
         catalogue.find(args[0])
-        for flag_, value in zip(args, args[1:], strict=False):
-            if flag_ == "--env":  # a mistyped name is said before jax is imported
-                import envs
+        ctx.meta["env"] = env = next(iter(named(args)), "")
+        if env:  # a mistyped name is said before jax is imported
+            import envs
 
-                envs.check_name(value)
+            envs.check_name(env)
         return args[0], self.get_command(ctx, args[0]), args[1:]
 
     def get_command(self, ctx, name):
-        from jaxrl.policies import Network
+        import envs
         from jaxrl.run.job import Job
 
         _, cls = catalogue.load(name)
-        paper = catalogue.find(name)
+        paper, env = catalogue.find(name), ctx.meta.get("env")
+        kind = envs.kind(env) if env else ""
+        job = Job(paper=name, env=env, network=cls.network_for(kind), hyper=cls.for_env(kind))
         flags = {
-            "run": [flag(f) for f in dataclasses.fields(Job) if "doc" in f.metadata],
-            "hyper": [flag(f) for f in dataclasses.fields(cls) if f.name != "horizon"],
-            "network": [flag(f) for f in dataclasses.fields(Network)],
+            table: [flag(f, getattr(x, f.name)) for f in dataclasses.fields(x) if shown(f)]
+            for table, x in (("run", job), ("hyper", job.hyper), ("network", job.network))
         }
-        text = f"{paper['title']}.\n\nClaim: {paper['claim']}."
+        whose = f"those of {kind} environments" if kind else "a class of environments' with --env"
+        text = f"{paper['title']}.\n\nClaim: {paper['claim']}.\n\nDefaults are {whose}."
         command = Sections(
             name,
             params=[o for options in (OUTPUT, *flags.values()) for o in options],

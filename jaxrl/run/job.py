@@ -59,7 +59,7 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
             raise InputError(f"{name}: none given; jaxrl {name}s lists them")
         if not isinstance(run[name], str):
             raise InputError(f"{name}: {run[name]!r} is not a name")
-    known = [f.name for f in dataclasses.fields(Job) if "doc" in f.metadata]
+    known = [f.name for f in dataclasses.fields(Job) if "doc" in f.metadata]  # a person's to set
     for name in run:
         if name not in (*known, "paper"):
             raise did_you_mean("run", name, known)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import envs
-from jaxrl.core import View, train
+from jaxrl.core import Policy, View, train
+from jaxrl.families import on_policy as family
+from jaxrl.families.on_policy import State
 from jaxrl.papers.on_policy import ppo, ppo_kl
 from jaxrl.papers.on_policy.ppo import PPO
 from jaxrl.policies import Network, policy_for
@@ -56,8 +58,25 @@ def test_the_penalty_is_equation_8():
     np.testing.assert_allclose(got, [-(1.5 * 2 - 5 * 0.1), -(0.5 * -1 - 5 * 0.3)], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("d", "factor"), [(0.6, 0.5), (0.7, 1.0), (1.4, 1.0), (1.6, 2.0)])
+def test_beta_follows_section_4(d, factor):
+    """Halved below d_targ / 1.5, doubled above 1.5 d_targ; d is the KL from the old parameters."""
+    asked = []
+
+    def judge(params, old_params, b, key):
+        asked.append((params, old_params))
+        return views(jnp.zeros(3), kl=lambda: jnp.full(3, d * 0.01))
+
+    start = State("old", (), jax.random.key(0), None, {})
+    inner = family.stateless(lambda s, b, *_: (s.replace(params="new"), {}))
+    part = ppo_kl.adaptive(Policy(None, None, None, judge), inner)
+    beta, (_, stats) = part.apply(3.0, start, Batch(0, 0, 0, 0), 0, ppo_kl.PPOKL(), None)
+    assert asked == [("new", "old")]
+    np.testing.assert_allclose([beta, stats["kl"]], [3.0 * factor, d * 0.01], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("d_targ", "factor"), [(1e3, 0.5), (1e-9, 2.0)])
-def test_beta_halves_below_the_target_and_doubles_above(d_targ, factor):
+def test_beta_is_kept_from_update_to_update(d_targ, factor):
     world = envs.make("probe/match")
     hp = ppo_kl.PPOKL(d_targ=d_targ, num_envs=4, num_steps=4, minibatches=1, epochs=2)
     algo = ppo_kl.make(world, Network(hidden=(4,)))
