@@ -83,7 +83,9 @@ STUDIES = {
         "brax v1's sweep of 288 runs: median 1273, best 3622 (other dynamics)",
     ),
     "breakout_cnn": Study(
-        "--env Breakout-MinAtar --seeds 5 --steps 1e6 --torso cnn --hidden 128", "as breakout"
+        "--env Breakout-MinAtar --seeds 5 --steps 1e6 --torso cnn --hidden 128 --shared"
+        " --seed-mode map",
+        "as breakout",
     ),
 }
 # the same environment in Gymnasium, which the trained policies play too

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxrl.networks import CNN, MLP, ActorCritic, Recurrent, orthogonal
+from jaxrl.networks import CNN, MLP, ActorCritic, Conv, Recurrent, orthogonal
 
 KEY = jax.random.key(0)
 small = partial(MLP, (8,))
@@ -230,3 +230,24 @@ def test_recurrent_is_a_numpy_gru_with_resets():
     one = Recurrent(2, small, units)  # a scalar value has no last axis
     shapes = jax.eval_shape(one.init_with_output, KEY, obs, start, memory)[0]
     assert shapes[1].shape == (t, n)
+
+
+def test_a_convolution_is_jaxs():
+    """The same sums as lax's convolution, gradients too, from the kernel reshaped."""
+    x = jax.random.normal(jax.random.key(0), (5, 7, 6, 3))
+    net = Conv(4)
+    params = net.init(jax.random.key(1), x)
+
+    def ours(params):
+        return net.apply(params, x)
+
+    def theirs(params):
+        dense = params["params"]["Dense_0"]
+        kernel = dense["kernel"].reshape(3, 3, 3, 4)
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+        return y + dense["bias"]
+
+    np.testing.assert_allclose(ours(params), theirs(params), atol=1e-5)
+    a, b = (jax.grad(lambda p, f=f: jnp.sin(f(p)).sum())(params) for f in (ours, theirs))
+    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-3), a, b)

@@ -23,10 +23,9 @@ class Job:
     evals: int = arg(10, "evaluations on the way", "[1, 10000]")
     eval_episodes: int = arg(32, "episodes of each, and of the final one", "[20, 100000]")
     seed_mode: str = arg(
-        "auto",
-        "all seeds at once, or one after the other, each bitwise its own single run; "
-        "auto: map for convolutions on a CPU",
-        ("auto", "vmap", "map"),
+        "vmap",
+        "all seeds at once, or one after the other, each bitwise its own single run",
+        ("vmap", "map"),
     )
     env_params: dict = dataclasses.field(default_factory=dict)
     network: Network = Network()

@@ -50,21 +50,11 @@ def one_state(s: Setting) -> Any:
     return jax.eval_shape(s.algo.init, s.keys[0], s.hp, s.world)
 
 
-def seed_mode(job: Job) -> str:
-    """How seeds share a program: together, or one after the other where that is faster.
-
-    On a CPU the gradient of a vmapped convolution costs about three times a single one's.
-    """
-    if job.seed_mode != "auto":
-        return job.seed_mode
-    return "map" if job.network.torso == "cnn" and jax.default_backend() == "cpu" else "vmap"
-
-
 def over_seeds(f: Callable, job: Job) -> Callable:
     """f over the leading axis of its first argument; the other arguments are shared."""
 
     def mapped(x, *shared):
-        if seed_mode(job) == "map":
+        if job.seed_mode == "map":
             return jax.lax.map(lambda one: f(one, *shared), x)
         return jax.vmap(lambda one: f(one, *shared))(x)
 

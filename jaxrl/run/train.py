@@ -13,7 +13,6 @@ from jaxrl.run.run import (
     evaluation_keys,
     execute,
     mean_returns,
-    seed_mode,
     set_up,
 )
 from jaxrl.run.stats import summarise
@@ -66,7 +65,7 @@ def train(
         env_steps_per_second=steps * job.seeds / sum(seconds),
         seconds=sum(seconds),
         compile_seconds=program.compile_seconds,
-        seed_mode=seed_mode(job),
+        seed_mode=job.seed_mode,
         versions=record.versions(),
     )
     checkpoint.save(folder / "ckpt" / str(job.iterations), state)
