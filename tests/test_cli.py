@@ -223,6 +223,43 @@ def test_bad_paper_files(source, said, capsys, tmp_path, monkeypatch):
     assert said in err
 
 
+OWN = """
+import jax.numpy as jnp
+from flax import struct
+from envs.base import Step
+from envs.spaces import Box, Discrete
+
+@struct.dataclass
+class Own:
+    name = "own"
+    observation_space = Box(-1.0, 1.0, (1,))
+    action_space = Discrete(2)
+    max_steps = 0
+
+    def reset(self, key):
+        return jnp.zeros(1), jnp.zeros(1)
+
+    def step(self, key, state, action):
+        {step}
+
+make = Own
+"""
+OWN_ENVS = [
+    ("return 1 / 0", "ZeroDivisionError: division by zero"),
+    ("return Step(state, state, jnp.zeros(3), True, False)", "a reward has shape (3,)"),
+]
+
+
+@pytest.mark.parametrize(("step", "said"), OWN_ENVS)
+def test_a_faulty_environment_of_ones_own(step, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_env", raising=False)
+    Path("own_env.py").write_text(OWN.replace("{step}", step))
+    code, out, err = call(["train", "ppo", "--env", "own_env:make"], capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
 def test_help_shows_the_defaults_of_the_environments_class(capsys):
     _, out, _ = call(["train", "ppo", "--env", "brax/hopper", "--help"], capsys)
     assert "0.0003" in out and "those of brax environments" in out

@@ -104,7 +104,8 @@ def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     from jaxrl.run import job as jobs
 
     tables = jobs.read(Path(given["config"])) if given["config"] else jobs.nothing()
-    tables["run"]["paper"] = paper
+    # absolute, so that the run can be loaded from another folder
+    tables["run"]["paper"] = str(Path(paper).resolve()) if paper.endswith(".py") else paper
     tables["env_params"] |= dict(given["env_params"])
     for table, options in flags.items():
         said = {o.name: given[o.name] for o in options if given[o.name] is not None}

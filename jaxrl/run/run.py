@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxrl import hyper
 from jaxrl.core import Algo
+from jaxrl.errors import InputError
 from jaxrl.rollout import evaluate
 from jaxrl.run import catalogue
 from jaxrl.run.job import Job
@@ -36,6 +37,8 @@ def set_up(job: Job) -> Setting:
     import envs
 
     world = envs.make(job.env, **job.env_params)
+    if envs.kind(job.env) == "custom":
+        try_out(job.env, world)
     module, _ = catalogue.load(job.paper)
     algo = module.make(world, job.network)
     hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
@@ -43,6 +46,23 @@ def set_up(job: Job) -> Setting:
     setting = Setting(job, algo, hp, world, keys)
     jax.eval_shape(algo.step, one_state(setting), jnp.int32(0), hp, world)
     return setting
+
+
+def try_out(name: str, world: Any) -> None:
+    """Trace a step of a person's own environment; what is wrong with it is an InputError."""
+
+    def once(key):
+        state, _ = world.reset(key, 2)
+        action = jax.vmap(world.action_space.sample)(jax.random.split(key, 2))
+        return world.step(key, state, action)[1].reward
+
+    try:
+        reward = jax.eval_shape(once, jax.random.key(0))
+    except Exception as e:
+        why = f"{type(e).__name__}: {str(e).splitlines()[0]}" if str(e) else type(e).__name__
+        raise InputError(f"env: {name}: {why}; jaxrl check-env {name} tells more") from e
+    if reward.shape != (2,):
+        raise InputError(f"env: {name}: a reward has shape {reward.shape[1:]}, allowed is ()")
 
 
 def one_state(s: Setting) -> Any:
