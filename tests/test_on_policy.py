@@ -133,11 +133,17 @@ def test_rewards_are_divided_by_the_deviation_of_the_running_return():
 
 def test_advantages_are_standardised_unless_told_otherwise():
     rng = np.random.default_rng(0)
-    flags = dict(terminated=np.zeros((5, 4), bool), done=np.zeros((5, 4), bool))
+    terminated, truncated = rng.random((2, 5, 4)) < 0.3
+    flags = dict(terminated=terminated, done=terminated | truncated)
     values = {k: jnp.asarray(rng.normal(size=(5, 4)), jnp.float32) for k in FIELDS}
     b = Batch(0, 0, 0, 0, **values, **flags)
     plain = family.gae(None, b, 0, PPO(normalise_advantage=False), None)
     A = np.asarray(plain.advantage)
+    after = np.zeros(4)
+    for t in reversed(range(5)):  # both cuts, written out
+        delta = b.reward[t] + 0.99 * b.next_value[t] * ~terminated[t] - b.value[t]
+        after = delta + 0.99 * 0.95 * after * ~flags["done"][t]
+        np.testing.assert_allclose(A[t], after, rtol=1e-5)
     np.testing.assert_allclose(plain.target, A + b.value, rtol=1e-6)
     scaled = family.gae(None, b, 0, PPO(), None)
     np.testing.assert_allclose(scaled.advantage, (A - A.mean()) / A.std(), rtol=1e-4, atol=1e-5)
