@@ -169,8 +169,8 @@ def test_at_first_a_policy_is_almost_indifferent():
 @pytest.mark.parametrize(
     "action, network, words",
     [
-        (Discrete(2), Network(torso="vit"), ["torso", "'vit'", "mlp, cnn"]),
-        (Discrete(2), Network(activation="sin"), ["activation", "'sin'", "tanh, relu"]),
+        (Discrete(2), Network(torso="vit"), ["torso", "vit", "mlp, cnn"]),
+        (Discrete(2), Network(activation="sin"), ["activation", "sin", "tanh, relu"]),
         (Discrete(2), Network(torso="cnn"), ["cnn", "w has Box(3,)"]),
         (Discrete(2), Network(head="squashed"), ["'squashed'", "Discrete(2)"]),
     ],
