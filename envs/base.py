@@ -165,7 +165,7 @@ class Randomise(Wrapper):
 
 
 @struct.dataclass
-class AutoReset:
+class AutoReset(Wrapper):
     """A world of n copies of an environment, each begun again, with a fresh key, when it is cut.
 
     `resets`: how many fresh starts are drawn at each step (0: one per copy). The copies cut at this
@@ -173,24 +173,7 @@ class AutoReset:
     where a reset is dear.
     """
 
-    env: Any
     resets: int = struct.field(pytree_node=False, default=0)
-
-    @property
-    def name(self) -> str:
-        return self.env.name
-
-    @property
-    def observation_space(self) -> Space:
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        return self.env.action_space
-
-    @property
-    def max_steps(self) -> int:
-        return self.env.max_steps
 
     def reset(self, key, n):
         return jax.vmap(self.env.reset)(jax.random.split(key, n))
