@@ -1,6 +1,5 @@
 """What observations and actions look like: shapes and bounds, known before anything is traced."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -77,10 +76,3 @@ class Box(NamedTuple):
 
 
 Space = Discrete | MultiDiscrete | Box | dict  # a dictionary of spaces: a dictionary of arrays
-
-
-def size(space: Space) -> int:
-    """How many numbers an element has once flattened."""
-    if isinstance(space, dict):
-        return sum(map(size, space.values()))
-    return math.prod(space.shape)

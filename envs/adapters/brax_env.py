@@ -7,13 +7,23 @@ Physics are multiples of the model's own, 1.0 each: `make("brax/hopper", gravity
 import copy
 import functools
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.adapters.common import like, number, quiet, scalar, scaled, settle, time_limit
+from envs.adapters.common import (
+    Shapes,
+    like,
+    number,
+    quiet,
+    scalar,
+    scaled,
+    settle,
+    shapes,
+    time_limit,
+)
 from envs.base import Step, TimeLimit
 from envs.spaces import Box
 from jaxrl.errors import did_you_mean
@@ -47,24 +57,10 @@ def _upstream(name: str, backend: str) -> Any:
         return envs.get_environment(name, **({"backend": backend} if backend else {}))
 
 
-class Shapes(NamedTuple):
-    obs: int
-    action: int
-    after: Any  # the state after a step
-
-
 @functools.cache
 def _shapes(name: str, backend: str) -> Shapes:
     """Found once, without running anything: tracing brax takes seconds."""
-    env = _upstream(name, backend)
-    size = int(env.action_size)
-
-    def once(key):
-        s = env.reset(key)
-        return s.obs, _keep(_step(env, _keep(s), jnp.zeros(size)))
-
-    obs, after = jax.eval_shape(once, jax.random.key(0))
-    return Shapes(obs.shape[-1], size, after)
+    return shapes(_upstream(name, backend), _keep, _step)
 
 
 def _keep(s: Any) -> tuple[Any, dict]:

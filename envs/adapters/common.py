@@ -5,7 +5,8 @@ import functools
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +98,21 @@ def time_limit(params: dict, default: int) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise InputError(f"max_steps: {limit!r} is outside [1, inf)")
     return limit
+
+
+class Shapes(NamedTuple):
+    obs: int
+    action: int
+    after: Any  # the state after a step
+
+
+def shapes(env: Any, keep: Callable, step: Callable) -> Shapes:
+    """Of a physics environment, without running it. keep: what the dynamics read of its state."""
+    size = int(env.action_size)
+
+    def once(key):
+        s = env.reset(key)
+        return s.obs, keep(step(env, keep(s), jnp.zeros(size)))
+
+    obs, after = jax.eval_shape(once, jax.random.key(0))
+    return Shapes(obs.shape[-1], size, after)

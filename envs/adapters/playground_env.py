@@ -11,8 +11,18 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.adapters.brax_env import MODEL, Shapes
-from envs.adapters.common import like, number, quiet, scalar, scaled, settle, time_limit
+from envs.adapters.brax_env import MODEL
+from envs.adapters.common import (
+    Shapes,
+    like,
+    number,
+    quiet,
+    scalar,
+    scaled,
+    settle,
+    shapes,
+    time_limit,
+)
 from envs.base import Step, TimeLimit
 from envs.spaces import Box
 from jaxrl.errors import InputError, did_you_mean
@@ -36,15 +46,7 @@ def _upstream(model: str) -> Any:
 @functools.cache
 def _shapes(model: str) -> Shapes:
     """Found once, without running anything."""
-    env = _upstream(model)
-    size = int(env.action_size)
-
-    def once(key):
-        s = env.reset(key)
-        return s.obs, _keep(_step(env, _keep(s), jnp.zeros(size)))
-
-    obs, after = jax.eval_shape(once, jax.random.key(0))
-    return Shapes(obs.shape[-1], size, after)
+    return shapes(_upstream(model), _keep, _step)
 
 
 def _keep(s: Any) -> tuple[Any, dict, dict]:
