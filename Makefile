@@ -1,5 +1,6 @@
 # make train    set everything up, then train PPO on CartPole: sixteen seeds, one program
 # make test     set everything up, then lint and all tests; make quick leaves the slow ones out
+# make evidence put equation tests and batteries on record, renew PAPERS.md
 # make lock     resolve constraints.txt anew, at both ends of the supported Pythons
 # Another Python, beside the first: make test VENV=.venv313 PYTHON=python3.13
 
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 PIP = -m pip --disable-pip-version-check -qq
 STAMP = $(VENV)/installed
 
-.PHONY: train test quick lint install lock clean
+.PHONY: train test quick evidence lint install lock clean
 
 train: $(STAMP)
 	$(BIN)/jaxrl train ppo --env CartPole-v1 --seeds 16 --steps 500000
@@ -19,6 +20,10 @@ test: lint
 
 quick: $(STAMP)
 	$(BIN)/pytest -n 2 -q -m "not slow"
+
+evidence: $(STAMP)
+	JAXRL_BATTERY=all $(BIN)/pytest -n 2 -q --record -m "equation or battery"
+	$(BIN)/jaxrl papers --write >/dev/null
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,8 +8,6 @@ result, and stands beside its learning curve.
 """
 
 import json
-import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -22,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrl.run.record import machine
 from jaxrl.run.stats import interval
 
 RESULTS = Path(__file__).parent / "results"
@@ -96,11 +95,6 @@ GYMNASIUM = {
     "mountaincar_continuous": "MountainCarContinuous-v0",
 }
 PYTHON = [sys.executable, "-c", "from jaxrl.cli import main; main()"]
-
-
-def machine() -> str:
-    """What it ran on, without its name."""
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}"
 
 
 def study(name: str) -> dict:

@@ -80,9 +80,24 @@ def at(x: float | Linear, t: jax.Array, hp: Any) -> jax.Array:
 
 
 def leaves(hp: Any) -> dict[str, Any]:
-    """The traced fields by name."""
-    fields = [f for f in dataclasses.fields(hp) if f.metadata.get("pytree_node", True)]
-    return {f.name: getattr(hp, f.name) for f in fields}
+    """The traced values by name: "eps", and "lr.start" within a schedule or a nested value."""
+    paths = jax.tree_util.tree_flatten_with_path(hp)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in paths}
+
+
+def with_leaf(hp: Any, name: str, value: Any) -> Any:
+    """hp with another value of one of its `leaves`."""
+    values = leaves(hp) | {name: value}
+    return jax.tree.unflatten(jax.tree.structure(hp), list(values.values()))
+
+
+def bounds_of(hp: Any, name: str) -> Any:
+    """What is allowed of one of the `leaves`, as its `arg` says it; None for anything."""
+    first, _, rest = name.partition(".")
+    field = next(f for f in dataclasses.fields(hp) if f.name == first)
+    inner = getattr(hp, first)
+    nested = dataclasses.is_dataclass(inner) and not isinstance(inner, Linear)
+    return bounds_of(inner, rest) if nested else field.metadata.get("bounds")
 
 
 def cast(hp: Any) -> Any:
@@ -90,11 +105,17 @@ def cast(hp: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp)
 
 
+def ends(interval: str) -> tuple[float, float]:
+    """The ends of an interval such as "[0, 1)"."""
+    low, high = interval[1:-1].split(",")
+    return float(low), float(high)
+
+
 def allowed(x: Any, bounds: Any) -> bool:
     """Whether a number lies in an interval such as "[0, 1)", or a value among the choices."""
     if not isinstance(bounds, str):
         return x in bounds
-    low, high = (float(b) for b in bounds[1:-1].split(","))
+    low, high = ends(bounds)
     above = x > low if bounds[0] == "(" else x >= low
     return bool(above and (x < high if bounds[-1] == ")" else x <= high))
 

@@ -1,7 +1,13 @@
-"""What every test runs under; a setting from outside wins."""
+"""What every test runs under (a setting from outside wins), and how tests become evidence.
+
+pytest --record      put on record which equation tests and batteries passed (`make evidence`)
+"""
 
 import os
+from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"  # a program is compiled once a machine
 
@@ -10,3 +16,43 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+KINDS = {"equation": "equation_tests", "battery": "battery"}  # marker -> what it is evidence of
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="put on record what passed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker, kind in KINDS.items():
+            for found in item.iter_markers(marker):  # goes to the report, from a worker too
+                item.user_properties += [(kind, slug) for slug in found.args]
+
+
+class Evidence:
+    """Collects, in the session that has all reports, what passed and what did not."""
+
+    def __init__(self):
+        self.passed = defaultdict(lambda: defaultdict(list))
+        self.failed = set()
+
+    def pytest_runtest_logreport(self, report):
+        for kind, slug in report.user_properties:
+            if kind in KINDS.values():
+                if report.failed:
+                    self.failed.add((slug, kind))
+                elif report.when == "call" and report.passed:
+                    self.passed[slug][kind].append(report.nodeid)
+
+    def pytest_sessionfinish(self):
+        from jaxrl.run import evidence
+
+        evidence.record_tests(self.passed, self.failed)
+
+
+def pytest_configure(config):
+    if config.getoption("--record") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Evidence())

@@ -15,7 +15,9 @@ COMMANDS = {
     "train": "train a paper on an environment, many seeds in one program",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
     "envs": "list the environments",
-    "papers": "list the papers",
+    "papers": "list the papers, and what is on record of each",
+    "claims": "run the experiment behind a paper's claim, and record it",
+    "check-paper": "run the battery over a paper, the kit's or your own",
     "check-env": "check an environment's spaces, flags, resets and final observations",
 }
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -56,9 +56,21 @@ class OnPolicy:
         return ""
 
     @classmethod
+    def unless_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Those of the values that no paper's class sets itself: one epoch makes A2C what it is."""
+        papers = (c for c in cls.__mro__ if c is not OnPolicy)
+        own = {name for c in papers for name in vars(c).get("__annotations__", {})}
+        return {k: v for k, v in values.items() if k not in own}
+
+    @classmethod
     def for_env(cls, kind: str) -> Any:
         """The defaults for a class of environments (`envs.kind`)."""
-        return cls(**PRESETS.get(kind, {}))
+        return cls(**cls.unless_own(PRESETS.get(kind, {})))
+
+    @classmethod
+    def smallest(cls) -> dict[str, dict]:
+        """The smallest problem that moves every part, for the battery, as a config.toml has it."""
+        return SMALLEST | dict(hyper=cls.unless_own(SMALLEST["hyper"]))
 
     @staticmethod
     def network_for(kind: str) -> Network:
@@ -80,6 +92,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 } | dict.fromkeys(("classic", "bsuite", "misc"), dict(lr=Linear(2.5e-3, 0.0)))
 PRESETS["playground"] = PRESETS["brax"]
 NETWORKS: dict[str, dict[str, Any]] = {"minatar": dict(activation="relu")}
+SMALLEST: dict[str, dict[str, Any]] = dict(
+    run=dict(env="CartPole-v1"),
+    env_params=dict(max_steps=8),
+    network=dict(hidden=(8,)),
+    hyper=dict(num_envs=4, num_steps=8, minibatches=2, epochs=2, lr=0.03),
+)
 
 
 class State(struct.PyTreeNode):
@@ -157,8 +175,10 @@ def total_loss(policy: Policy, surrogate: Callable, value_loss: Callable = squar
         w = policy.judge(params, old_params, b, key)
         policy_loss, value = surrogate(w, b, hp).mean(), value_loss(w, b, hp).mean()
         entropy = w.entropy().mean()
-        kl = (jnp.expm1(w.log_ratio) - w.log_ratio).mean()  # k3, Schulman 2020: >= 0, unbiased
-        stats = dict(policy_loss=policy_loss, value_loss=value, entropy=entropy, approx_kl=kl)
+        gain = jnp.expm1(w.log_ratio)  # r - 1
+        stats = dict(policy_loss=policy_loss, value_loss=value, entropy=entropy)
+        stats["approx_kl"] = (gain - w.log_ratio).mean()  # k3, Schulman 2020: >= 0, unbiased
+        stats["ratio_deviation"] = jnp.abs(gain).mean()
         return policy_loss + hp.vf_coef * value - hp.ent_coef * entropy, stats
 
     return loss

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,8 @@ from types import ModuleType
 from jaxrl.errors import InputError, did_you_mean
 
 PAPERS = Path(__file__).parent.parent / "papers"
-FAMILY = ("for_env", "network_for", "steps_per_iteration")  # what a family's hyper class offers
+ROOT = PAPERS.parent.parent  # of the checkout, or what the package is installed in
+FAMILY = ("for_env", "network_for", "smallest", "steps_per_iteration")  # of its hyper class
 FIELDS = ("slug", "title", "chapter", "hyper", "claim")  # every PAPER has them
 
 
@@ -35,9 +37,24 @@ def literal(path: Path) -> dict:
                 raise InputError(f"paper: {path}: PAPER is not a dictionary")
             if missing := [f for f in FIELDS if f not in paper]:
                 raise InputError(f"paper: {path}: PAPER lacks {', '.join(missing)}")
-            inside = path.is_relative_to(PAPERS)
-            return paper | {"file": str(path.relative_to(PAPERS.parent.parent) if inside else path)}
+            own = path.is_relative_to(PAPERS)
+            return paper | {"file": str(path.relative_to(ROOT) if own else path.resolve())}
     raise InputError(f"paper: {path} has no PAPER")
+
+
+def path(paper: dict) -> Path:
+    """Where a paper's file is."""
+    return ROOT / paper["file"]  # a person's own is absolute already
+
+
+def inside(paper: dict) -> bool:
+    """Whether a paper is the kit's and not a person's own."""
+    return path(paper).is_relative_to(PAPERS)
+
+
+def index() -> list[dict]:
+    """{id, slug, title, chapter} of every system that the kit is to hold, in order of id."""
+    return json.loads((PAPERS / "index.json").read_text())
 
 
 def papers() -> dict[str, dict]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxrl.errors import InputError
 from jaxrl.run import checkpoint
 from jaxrl.run import job as jobs
-from jaxrl.run.run import Setting, evaluation_keys, over_seeds, score, set_up
+from jaxrl.run.run import Setting, evaluation_keys, over_rows, score, set_up
 from jaxrl.run.stats import summarise
 from jaxrl.run.train import final
 
@@ -24,13 +24,13 @@ def load(folder: Path) -> tuple[Setting, Any]:
     saved = [p for p in (folder / "ckpt").glob("*") if p.name.isdigit()]
     if not saved:
         raise InputError(f"run: {folder} has no checkpoint")
-    like = jax.eval_shape(over_seeds(s.algo.init, s.job), s.keys, s.hp, s.world)
+    like = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world)
     return s, checkpoint.load(max(saved, key=lambda p: int(p.name)), like)
 
 
 def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:
     """The statistics of every seed's policy over complete episodes of the run's own environment."""
-    f = over_seeds(partial(score, s.algo, episodes, greedy), s.job)
+    f = over_rows(partial(score, s.algo, episodes, greedy), s)
     return final(jax.jit(f)((state, evaluation_keys(s, 2, seed)), s.hp, s.world))
 
 

@@ -94,7 +94,7 @@ def to_toml(x: Any) -> Any:
 
 def from_toml(name: str, x: Any) -> Any:
     """A field as its class wants it."""
-    if isinstance(x, str) and ":" in x:
+    if isinstance(x, str) and (":" in x or x == "inf"):
         try:
             return schedule(x)
         except ValueError as e:

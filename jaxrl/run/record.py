@@ -38,6 +38,11 @@ def versions() -> dict[str, str]:
     return found | {p: importlib.metadata.version(p) for p in PACKAGES}
 
 
+def machine() -> str:
+    """What it ran on, without its name."""
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}"
+
+
 def revision() -> str:
     """The commit of the checkout the kit runs from, with + where it was changed; "" if none."""
     if "site-packages" in Path(__file__).parts:

@@ -22,13 +22,25 @@ from jaxrl.run.job import Job
 
 
 class Setting(NamedTuple):
-    """What a job needs in memory."""
+    """What a job needs in memory. A row is a seed, or a seed at one point of a sweep."""
 
     job: Job
     algo: Algo
-    hp: Any  # leaves are float32 arrays
+    hp: Any  # leaves are float32 arrays: (), shared by all rows, or [rows] in a sweep
     world: Any
-    keys: jax.Array  # [seeds]
+    seeds: np.ndarray  # [rows], the number of each one's seed
+    swept: bool = False
+
+    @property
+    def keys(self) -> jax.Array:
+        """[rows]: a seed's key does not depend on how many there are."""
+        return jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
+
+    def sweep(self, points: list, seeds: np.ndarray) -> "Setting":
+        """The same with a point (traced values) and a seed of its own for each row."""
+        points = [hyper.cast(hp.replace(horizon=self.hp.horizon)) for hp in points]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *points)
+        return self._replace(hp=stacked, seeds=seeds, swept=True)
 
 
 def set_up(job: Job) -> Setting:
@@ -42,8 +54,7 @@ def set_up(job: Job) -> Setting:
     module, _ = catalogue.load(job.paper)
     algo = module.make(world, job.network)
     hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
-    keys = jax.vmap(jax.random.key)(jnp.arange(job.seed, job.seed + job.seeds, dtype=jnp.uint32))
-    setting = Setting(job, algo, hp, world, keys)
+    setting = Setting(job, algo, hp, world, np.arange(job.seed, job.seed + job.seeds))
     jax.eval_shape(algo.step, one_state(setting), jnp.int32(0), hp, world)
     return setting
 
@@ -67,16 +78,20 @@ def try_out(name: str, world: Any) -> None:
 
 def one_state(s: Setting) -> Any:
     """The shapes of one seed's state."""
-    return jax.eval_shape(s.algo.init, s.keys[0], s.hp, s.world)
+    return jax.eval_shape(s.algo.init, jax.random.key(0), s.hp, s.world)
 
 
-def over_seeds(f: Callable, job: Job) -> Callable:
-    """f over the leading axis of its first argument; the other arguments are shared."""
+def over_rows(f: Callable, s: Setting) -> Callable:
+    """f(x, ..., hp, world) over the leading axis of x, and of hp in a sweep; the rest is shared."""
 
-    def mapped(x, *shared):
-        if job.seed_mode == "map":
-            return jax.lax.map(lambda one: f(one, *shared), x)
-        return jax.vmap(lambda one: f(one, *shared))(x)
+    def mapped(x, *rest):
+        *shared, hp, world = rest
+        if s.job.seed_mode == "vmap":
+            one = lambda x, hp: f(x, *shared, hp, world)
+            return jax.vmap(one, (0, 0 if s.swept else None))(x, hp)
+        if s.swept:
+            return jax.lax.map(lambda row: f(row[0], *shared, row[1], world), (x, hp))
+        return jax.lax.map(lambda x: f(x, *shared, hp, world), x)
 
     return mapped
 
@@ -105,19 +120,19 @@ def score(algo: Algo, episodes: int, greedy: bool, x: tuple, hp: Any, world: Any
 
 
 def mean_returns(result: dict) -> np.ndarray:
-    """The mean return of each seed [seeds]. An episode that was cut counts with what it had: to
+    """The mean return of each row [rows]. An episode that was cut counts with what it had: to
     leave it out would leave out the longest."""
     return np.asarray(result["return"], float).mean(-1)
 
 
 def evaluation_keys(s: Setting, point: int, seed: int = 0) -> jax.Array:
-    """Keys of an evaluation [seeds], no training run's. On the way (point 0) they are the same for
-    every seed and every time; at the end (1) and later (2) each seed plays episodes of its own, so
+    """Keys of an evaluation [rows], no training run's. On the way (point 0) they are the same for
+    every row and every time; at the end (1) and later (2) each seed plays episodes of its own, so
     that an interval over seeds holds the noise of the evaluation."""
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(0x5EED), point), seed)
     if point == 0:
-        return jnp.broadcast_to(root, s.keys.shape)
-    return jax.vmap(jax.random.fold_in, (None, 0))(root, s.job.seed + jnp.arange(s.job.seeds))
+        return jnp.broadcast_to(root, s.seeds.shape)
+    return jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(s.seeds, jnp.uint32))
 
 
 class Program(NamedTuple):
@@ -126,40 +141,40 @@ class Program(NamedTuple):
     init: Callable
     advance: Callable
     greedy: Callable
-    sampled: Callable
+    sampled: Any  # None where it was not asked for
     chunk: int
     compile_seconds: float
 
 
-def build(s: Setting) -> Program:
-    """Compile everything a run of this job calls."""
+def build(s: Setting, *, sampled: bool = True) -> Program:
+    """Compile everything a run of this job calls; without `sampled`, not how it scores exploring."""
     job, algo, began = s.job, s.algo, time.perf_counter()
     chunk = max(1, job.iterations // max(50, job.evals))
-    init = jax.jit(over_seeds(algo.init, job)).lower(s.keys, s.hp, s.world).compile()
-    state = jax.eval_shape(over_seeds(algo.init, job), s.keys, s.hp, s.world)
+    init = jax.jit(over_rows(algo.init, s)).lower(s.keys, s.hp, s.world).compile()
+    state = jax.eval_shape(over_rows(algo.init, s), s.keys, s.hp, s.world)
     i = jnp.int32(0)
-    loop = jax.jit(over_seeds(partial(advance, algo, chunk), job), donate_argnums=0)
+    loop = jax.jit(over_rows(partial(advance, algo, chunk), s), donate_argnums=0)
     loop = loop.lower(state, i, i, s.hp, s.world).compile()
 
     def scorer(greedy):
-        f = over_seeds(partial(score, algo, job.eval_episodes, greedy), job)
+        f = over_rows(partial(score, algo, job.eval_episodes, greedy), s)
         return jax.jit(f).lower((state, s.keys), s.hp, s.world).compile()
 
-    greedy, sampled = scorer(True), scorer(False)
-    return Program(init, loop, greedy, sampled, chunk, time.perf_counter() - began)
+    scorers = scorer(True), scorer(False) if sampled else None
+    return Program(init, loop, *scorers, chunk, time.perf_counter() - began)
 
 
 class Chunk(NamedTuple):
     """What the host sees between two chunks."""
 
     iteration: int  # iterations done
-    metrics: dict[str, np.ndarray]  # [seeds, iterations of this chunk, ...]
-    evaluation: np.ndarray | None  # [seeds] mean greedy return, where this chunk ends in one
+    metrics: dict[str, np.ndarray]  # [rows, iterations of this chunk, ...]
+    evaluation: np.ndarray | None  # [rows] mean greedy return, where this chunk ends in one
     seconds: float  # that the iterations took, without the evaluation
 
 
 def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda c: None) -> Any:
-    """Run a job and return the final state of every seed; `see` is called after each chunk."""
+    """Run a job and return the final state of every row; `see` is called after each chunk."""
     state = program.init(s.keys, s.hp, s.world)
     keys = evaluation_keys(s, 0)
     total, done = s.job.iterations, 0

@@ -21,6 +21,36 @@ def interval(x, statistic=iqm, draws: int = 2000) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def stratified(x: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Bootstrap draws [draws, strata, n] of scores [strata, n]: seeds anew within each stratum."""
+    index = np.random.default_rng(seed).integers(0, x.shape[1], (draws, *x.shape))
+    return np.take_along_axis(x[None], index, 2)
+
+
+def difference(x, y, draws: int = 2000) -> tuple[float, tuple[float, float]]:
+    """The interquartile mean of x less that of y, with its 95 % interval.
+
+    x, y: [strata, seeds], environments on one scale; seeds are drawn anew within each stratum and
+    each of x and y by itself, since two methods' runs are not pairs.
+    """
+
+    def pooled(z):
+        return iqm(z.reshape(*z.shape[:-2], -1), axis=-1)
+
+    x, y = np.atleast_2d(np.asarray(x, float)), np.atleast_2d(np.asarray(y, float))
+    gaps = pooled(stratified(x, draws, 0)) - pooled(stratified(y, draws, 1))
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    return float(pooled(x) - pooled(y)), (float(low), float(high))
+
+
+def improvement(x, y) -> float:
+    """The probability that a run of x scores more than one of y on the same environment, ties half
+    (Mann and Whitney's U over n m; the mean over strata). x, y: [strata, seeds]."""
+    x, y = np.atleast_2d(np.asarray(x, float)), np.atleast_2d(np.asarray(y, float))
+    more, same = x[:, :, None] > y[:, None], x[:, :, None] == y[:, None]
+    return float((more + 0.5 * same).mean((1, 2)).mean())
+
+
 def finite(x) -> Any:
     """Numbers as JSON holds them: Python floats, and null for NaN and the infinities."""
     x = np.asarray(x, float).astype(object)

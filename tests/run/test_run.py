@@ -72,9 +72,9 @@ def test_twenty_iterations_are_ten_and_ten_and_twenty_times_one(small):
 def build_with_chunk(s, chunk):
     from functools import partial
 
-    from jaxrl.run.run import advance, over_seeds
+    from jaxrl.run.run import advance, over_rows
 
-    return jax.jit(over_seeds(partial(advance, s.algo, chunk), s.job))
+    return jax.jit(over_rows(partial(advance, s.algo, chunk), s))
 
 
 def test_evaluating_more_often_changes_nothing(small):

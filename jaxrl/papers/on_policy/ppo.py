@@ -18,17 +18,25 @@ PAPER = {
     "slug": "ppo",
     "id": 1,
     "title": "Proximal Policy Optimization Algorithms",
+    "year": 2017,
+    "arxiv": "1707.06347",
     "chapter": "on_policy",
     "hyper": "PPO",
     "parent": "a2c",
+    "changes": "many epochs on each rollout, by a clipped surrogate",
     "claim": "the clipped surrogate beats no clipping at the same epochs, and A2C",
-    "check": "CartPole, Acrobot, Pendulum, Breakout-MinAtar at equal steps, 16 seeds",
+    "check": {
+        "on": {"CartPole-v1": 100_000, "Acrobot-v1": 100_000, "Pendulum-v1": 200_000},
+        "tune": {"lr": [3e-4, 1e-3, 2.5e-3, 5e-3]},
+        "arms": {"unclipped": {"hyper": {"eps": "inf"}}, "a2c": {"paper": "a2c"}},
+        "says": ["final_return > unclipped", "final_return > a2c"],
+    },
 }
 
 
 @hyper
 class PPO(OnPolicy):
-    eps: float = arg(0.2, "clip range of the ratio", "(0, inf)")
+    eps: float = arg(0.2, "clip range of the ratio; inf: off", "(0, inf]")
     vf_clip: float = arg(jnp.inf, "clip range of the critic's change; inf: off", "(0, inf]")
 
 

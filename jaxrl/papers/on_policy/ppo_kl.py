@@ -18,11 +18,13 @@ PAPER = {
     "slug": "ppo_kl",
     "reference": True,
     "title": "Proximal Policy Optimization Algorithms (adaptive KL penalty)",
+    "year": 2017,
+    "arxiv": "1707.06347",
     "chapter": "on_policy",
     "hyper": "PPOKL",
     "parent": "ppo",
+    "changes": "a price on the KL instead of the clip",
     "claim": "it holds the KL of an update near d_targ; it does worse than the clip",
-    "check": "the mean KL of an update against d_targ; against ppo at equal steps",
 }
 
 RANGE = 1e-6, 1e6  # of β, so that it stays a number however long d is 0

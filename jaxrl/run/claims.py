@@ -1,0 +1,304 @@
+"""Claims: a paper's statement against its baseline, at equal budget and equal tuning.
+
+    "check": {
+        "on": {"CartPole-v1": 100_000, "Acrobot-v1": 200_000},     environment: steps of one seed
+        "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},                      the grid of every arm
+        "arms": {"unclipped": {"hyper": {"eps": "inf"}}, "a2c": {"paper": "a2c"}},
+        "says": ["final_return > unclipped", "max kl < 0.015", "final_return > a2c - 0.05"],
+    }
+
+The paper itself, with the defaults of the environment's class, is the first arm. An arm may name
+another `paper`, `hyper` and `network` values, and a `tune` of its own with as many points. Each
+arm's point is chosen on each environment by the mean final return over seeds that are used for
+nothing else (from 1000), and its runs are reported on fresh ones (from 0). The grid is one vmapped
+program.
+
+A statement is `[max|mean|last] METRIC < or > ARM-or-NUMBER [+ or - MARGIN] [on ENV]`. METRIC is
+`final_return` (by the mode, complete episodes) or a training metric, reduced over a run's
+iterations (last: its last tenth); `mean episode_return` is the area under the learning curve. Over
+several environments returns are normalised (`envs/scores.py`). It holds if the whole 95 % interval
+of the difference does: interquartile means, seeds drawn anew within each environment and arm.
+"""
+
+import dataclasses
+import datetime
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.scores import RANGES
+from jaxrl import hyper
+from jaxrl.errors import InputError, did_you_mean
+from jaxrl.run import catalogue, evidence, record
+from jaxrl.run import job as jobs
+from jaxrl.run.run import build, evaluation_keys, execute, mean_returns, set_up
+from jaxrl.run.stats import difference, finite, improvement, iqm
+
+SEEDS, FIRST_TUNING_SEED = 16, 1000
+QUICK = dict(seeds=4, steps=20)  # a look: so many seeds, one in so many steps
+RETURNS = ("final_return", "episode_return", "eval_return")
+REDUCE = {
+    "max": lambda x: np.nanmax(x, 1),
+    "mean": lambda x: np.nanmean(x, 1),
+    "last": lambda x: np.nanmean(x[:, -max(1, x.shape[1] // 10) :], 1),
+}
+GRAMMAR = re.compile(
+    r"(?:(?P<reduce>max|mean|last) )?(?P<metric>\w+) (?P<relation>[<>]) (?P<against>[\w.-]+)"
+    r"(?: (?P<sign>[+-]) (?P<margin>[\d.e-]+))?(?: on (?P<env>\S+))?"
+)
+
+
+class Statement(NamedTuple):
+    """What is said to be more or less than what."""
+
+    text: str
+    metric: str  # "final_return", or a reduction and a training metric
+    relation: str  # < or >
+    against: str | float  # an arm, or a number
+    margin: float
+    envs: tuple[str, ...]
+
+    @property
+    def is_return(self) -> bool:
+        return self.metric.split()[-1] in RETURNS
+
+
+class Arm(NamedTuple):
+    """One method of a comparison."""
+
+    paper: str
+    hyper: dict
+    network: dict
+    tune: dict
+
+
+class Claim(NamedTuple):
+    """A paper's check, read."""
+
+    slug: str
+    paper: dict
+    on: dict[str, int]
+    arms: dict[str, Arm]  # the paper's own first
+    says: list[Statement]
+
+
+def read(slug: str) -> Claim:
+    """The claim of a paper (a slug or a file). InputError, in one line, for what is not one."""
+    paper = catalogue.find(slug)
+    check, own = paper.get("check"), paper["slug"]
+    if not isinstance(check, dict) or not {"on", "says"} <= set(check):
+        raise InputError(f"claim: {own} has no check with its environments (on) and says")
+    for key in check:
+        if key not in (known := ("on", "hyper", "network", "tune", "arms", "says")):
+            raise did_you_mean(f"claim: {own}: check", key, known)
+    values = lambda table: {k: jobs.from_toml(k, v) for k, v in table.items()}
+
+    def arm(said: dict) -> Arm:
+        return Arm(
+            slug if said.get("paper", own) == own else said["paper"],
+            values(check.get("hyper", {}) | said.get("hyper", {})),
+            values(check.get("network", {}) | said.get("network", {})),
+            {k: [jobs.from_toml(k, x) for x in v] for k, v in said.get("tune", tune).items()},
+        )
+
+    tune = check.get("tune", {})
+    arms = {own: arm({})} | {name: arm(said) for name, said in check.get("arms", {}).items()}
+    sizes = {name: int(np.prod([len(v) for v in a.tune.values()])) for name, a in arms.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"claim: {own}: arms are tuned over different numbers of points: {sizes}")
+    on = {env: int(steps) for env, steps in check["on"].items()}
+    says = [statement(own, text, tuple(on), arms) for text in check["says"]]
+    return Claim(own, paper, on, arms, says)
+
+
+def statement(slug: str, text: str, envs: tuple[str, ...], arms: dict[str, Arm]) -> Statement:
+    """A statement from its text."""
+    if not (found := GRAMMAR.fullmatch(text)):
+        raise InputError(f"claim: {slug}: {text!r} is not `METRIC < or > ARM-or-NUMBER`")
+    said = found.groupdict()
+    against: str | float = said["against"]
+    if against not in arms:
+        try:
+            against = float(against)
+        except ValueError as e:
+            raise did_you_mean(f"claim: {slug}: arm", str(against), arms) from e
+    if said["env"] and said["env"] not in envs:
+        raise did_you_mean(f"claim: {slug}: on", said["env"], envs)
+    metric = " ".join(x for x in (said["reduce"], said["metric"]) if x)
+    if (said["reduce"] is None) != (said["metric"] == "final_return"):
+        raise InputError(f"claim: {slug}: {text!r}: max, mean or last of what metric?")
+    margin = float((said["sign"] or "") + (said["margin"] or "0"))
+    where = (said["env"],) if said["env"] else envs
+    out = Statement(text, metric, said["relation"], against, margin, where)
+    if out.is_return and len(out.envs) > 1 and (unknown := set(envs) - set(RANGES)):
+        raise InputError(f"claim: {slug}: envs/scores.py has no range for {sorted(unknown)[0]}")
+    return out
+
+
+def points(job: jobs.Job, tune: dict[str, list]) -> list:
+    """The grid's hyperparameters: every combination, checked."""
+    out = [
+        hyper.check(hyper.replace(job.hyper, **dict(zip(tune, values))))
+        for values in itertools.product(*tune.values())
+    ]
+    static = [k for k in tune if not any(n.split(".")[0] == k for n in hyper.leaves(out[0]))]
+    if static:
+        raise InputError(f"tune: {static[0]} is static: each value is another program")
+    return out
+
+
+def measure(arm: Arm, env: str, steps: int, seeds: int, metrics: set[str]) -> dict:
+    """Tune an arm on an environment, then run it on fresh seeds: its point and its scores."""
+    run = dict(paper=arm.paper, env=env, steps=steps, seeds=seeds, evals=1)
+    job = jobs.resolve(run=run, env_params={}, network=arm.network, hyper=arm.hyper)
+    s, grid = set_up(job), points(job, arm.tune)
+    each = max(1, seeds // len(grid))
+    order = np.minimum(np.arange(max(seeds, len(grid))) // each, len(grid) - 1)
+    turn = np.arange(len(order)) % each  # the last rows repeat what is there already
+    tuning = s.sweep([grid[i] for i in order], FIRST_TUNING_SEED + turn)
+    program, chosen, tried = None, 0, []
+    if len(grid) > 1:
+        program = build(tuning, sampled=False)
+        returns = scores(tuning, program, {"final_return"})["final_return"]
+        tried = [float(returns[order == i][:each].mean()) for i in range(len(grid))]
+        chosen = int(np.argmax(np.nan_to_num(tried, nan=-np.inf)))
+    final = s.sweep([grid[chosen]] * seeds, np.arange(seeds))
+    program = program if program and len(order) == seeds else build(final, sampled=False)
+    table = jobs.to_tables(dataclasses.replace(job, hyper=grid[chosen]))
+    named = lambda hp: {k: plain(jobs.to_toml(getattr(hp, k))) for k in arm.tune}
+    return dict(
+        paper=Path(arm.paper).stem,
+        hyper={k: plain(v) for k, v in table["hyper"].items()},
+        network=table["network"],
+        steps=job.iterations * job.hyper.steps_per_iteration,
+        tuned=named(grid[chosen]),
+        tuning=[dict(named(p), final_return=finite(x)) for p, x in zip(grid, tried)],
+        scores={k: finite(v) for k, v in scores(final, program, metrics).items()},
+    )
+
+
+def plain(x: Any) -> Any:
+    """A field as JSON can hold it, and `jobs.from_toml` read it."""
+    return "inf" if isinstance(x, float) and x == np.inf else x
+
+
+def scores(s, program, metrics: set[str]) -> dict[str, np.ndarray]:
+    """A run's numbers [rows] by metric."""
+    chunks: list[dict[str, np.ndarray]] = []
+    state = execute(s, program, lambda chunk: chunks.append(chunk.metrics))
+    last = (state, evaluation_keys(s, 1))
+    out = {"final_return": mean_returns(program.greedy(last, s.hp, s.world))}
+    for metric in metrics - set(out):
+        reduce, name = metric.split()
+        if name not in chunks[0]:
+            raise did_you_mean("claim: metric", name, chunks[0])
+        out[metric] = REDUCE[reduce](np.concatenate([c[name] for c in chunks], 1).astype(float))
+    return out
+
+
+def judge(says: Statement, own: str, done: dict[str, dict[str, dict]]) -> dict:
+    """Whether a statement holds, from the scores of each arm on each environment."""
+
+    def of(arm: str) -> np.ndarray:
+        rows = []
+        for env in says.envs:
+            x = np.array(done[env][arm]["scores"][says.metric], float)  # null becomes nan
+            if says.is_return and len(says.envs) > 1:
+                low, high = RANGES[env]
+                x = (x - low) / (high - low)
+            rows.append(x)
+        return np.stack(rows)
+
+    method = of(own)
+    if isinstance(says.against, str):
+        baseline = of(says.against)
+        gap, (low, high) = difference(method, baseline)
+        better = improvement(method, baseline)
+        level = finite(iqm(baseline.ravel()))
+    else:
+        gap, (low, high) = difference(method, np.full_like(method, says.against))
+        better, level = float((method > says.against).mean()), says.against
+    holds = low > says.margin if says.relation == ">" else high < says.margin
+    scale = "normalised " if says.is_return and len(says.envs) > 1 else ""
+    return dict(
+        says=says.text,
+        metric=scale + says.metric,
+        method=own,
+        baseline=says.against,
+        n=int(method.shape[1]),
+        envs=list(says.envs),
+        method_iqm=finite(iqm(method.ravel())),
+        baseline_iqm=level,
+        worst_seed=finite(method.min() if says.relation == ">" else method.max()),
+        difference=finite(gap),
+        ci95=finite([low, high]),
+        margin=says.margin,
+        probability_of_improvement=better,
+        verdict="reproduced" if holds else "not reproduced",
+    )
+
+
+def home(claim: Claim) -> Path:
+    """Where a claim is recorded: with the checkout's results, or beside a person's own file."""
+    if not catalogue.inside(claim.paper):
+        return catalogue.path(claim.paper).with_suffix(".claim.json")
+    return evidence.results() / "claims" / f"{claim.slug}.json"
+
+
+def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda line: None) -> dict:
+    """Run a claim and record it; what an interrupted run had finished is not done again.
+
+    quick: a few seeds and steps, to see that it runs. It is no evidence and is not recorded.
+    """
+    claim = read(slug)
+    target = home(claim)
+    began, version = time.time(), evidence.sha256(claim.paper)
+    seeds = QUICK["seeds"] if quick else SEEDS
+    metrics = {s.metric for s in claim.says} | {"final_return"}
+    so_far = target.with_suffix(".partial.json")
+    done: dict[str, dict[str, dict]] = {}
+    if not quick and so_far.exists():
+        kept = json.loads(so_far.read_text())
+        done = kept["done"] if kept["file_sha256"] == version else {}
+    for env, steps in claim.on.items():
+        for name, arm in claim.arms.items():
+            if name in done.get(env, {}):
+                continue
+            unit = time.time()
+            budget = max(steps // QUICK["steps"], 20_000) if quick else steps
+            got = measure(arm, env, min(budget, steps), seeds, metrics)
+            got["wall_seconds"] = round(time.time() - unit, 1)
+            done.setdefault(env, {})[name] = got
+            shown = iqm(np.array(got["scores"]["final_return"], float))
+            say(f"{env}: {name} {got['tuned']}: final_return {shown:.1f} ({got['wall_seconds']} s)")
+            if not quick:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                so_far.write_text(json.dumps(dict(file_sha256=version, done=done)))
+    statements = [judge(s, claim.slug, done) for s in claim.says]
+    holds = all(s["verdict"] == "reproduced" for s in statements)
+    out = dict(
+        slug=claim.slug,
+        claim=claim.paper["claim"],
+        **statements[0] | dict(verdict="reproduced" if holds else "not reproduced"),
+        statements=statements,
+        recorded=datetime.date.today().isoformat(),
+        file_sha256=version,
+        seeds=seeds,
+        arms=done,
+        versions=record.versions(),
+        revision=record.revision(),
+        machine=record.machine(),
+        wall_seconds=round(sum(a["wall_seconds"] for e in done.values() for a in e.values()), 1),
+    )
+    text = json.dumps(out, indent=1, allow_nan=False)
+    if not quick:
+        target.write_text(text + "\n")
+        so_far.unlink(missing_ok=True)
+    say(f"{time.time() - began:.0f} s")
+    return json.loads(text)

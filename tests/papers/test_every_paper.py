@@ -1,0 +1,38 @@
+"""Every paper of the kit passes the battery.
+
+JAXRL_BATTERY=all runs them all, as CI does. Otherwise those that changed since their battery was
+put on record, and a tenth of the rest, another one each day.
+"""
+
+import datetime
+import os
+import zlib
+
+import pytest
+
+from jaxrl.run import catalogue, evidence
+from jaxrl.run.battery import examine
+
+TODAY = datetime.date.today().toordinal() % 10
+
+
+def turn(slug: str) -> bool:
+    """Whether it is this paper's day; that day, it is compiled as a run does."""
+    return zlib.crc32(slug.encode()) % 10 == TODAY
+
+
+def wanted(paper: dict) -> bool:
+    every = os.environ.get("JAXRL_BATTERY") == "all"
+    return every or turn(paper["slug"]) or not evidence.of(paper)["battery"]
+
+
+@pytest.mark.parametrize(
+    "slug",
+    [
+        pytest.param(slug, marks=pytest.mark.battery(slug))
+        for slug, paper in catalogue.papers().items()
+        if wanted(paper)
+    ],
+)
+def test_the_battery(slug):
+    assert examine(slug, optimise=turn(slug)) == []

@@ -1,0 +1,151 @@
+"""Claims: what is read, how it is judged, and that a run of one can be broken off."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxrl.errors import InputError
+from jaxrl.run import catalogue, claims, evidence
+
+MINE = '''
+"""Mine. Nobody, 2026."""
+
+from jaxrl.papers.on_policy.ppo import PPO, make
+
+PAPER = {
+    "slug": "mine", "title": "Mine", "chapter": "on_policy", "hyper": "PPO", "claim": "it learns",
+    "check": {
+        "on": {"probe/match": 1600, "probe/action": 1600},
+        "hyper": {"num_envs": 4, "num_steps": 8, "minibatches": 2, "ent_coef": 0.0},
+        "network": {"hidden": [8]},
+        "tune": {"lr": [1e-7, 0.03]},
+        "arms": {"still": {"hyper": {"vf_coef": 0.0}, "tune": {"lr": [1e-8, 1e-7]}}},
+        "says": ["mean episode_return > still on probe/match", "max grad_norm < 0"],
+    },
+}
+'''
+
+
+@pytest.fixture
+def mine(tmp_path):
+    def write(old="", new=""):
+        assert old in MINE
+        file = tmp_path / "mine.py"
+        file.write_text(MINE.lstrip().replace(old, new) if old else MINE.lstrip())
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"max grad_norm < 0"', '"grad_norm < 0"', "max, mean or last of what metric?"),
+        ('"max grad_norm < 0"', '"max grad_norm is 0"', "is not `METRIC < or > ARM-or-NUMBER`"),
+        ('"max grad_norm < 0"', '"final_return > stil"', "did you mean still?"),
+        ('"max grad_norm < 0"', '"final_return > still"', "no range for probe/action"),
+        ("on probe/match", "on probe/mat", "did you mean probe/match or"),
+        ('"lr": [1e-8, 1e-7]', '"lr": [1e-8]', "different numbers of points"),
+        ('"tune": {"lr": [1e-7', '"tun": {"lr": [1e-7', "did you mean tune"),
+        ('"says"', '"say"', "has no check"),
+    ],
+)
+def test_what_is_no_claim_is_said_in_one_line(mine, old, new, words):
+    with pytest.raises(InputError) as error:
+        claims.read(mine(old, new))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_static_field_is_not_tuned(mine):
+    claim = claims.read(mine('"tune": {"lr": [1e-7, 0.03]}', '"tune": {"epochs": [1, 2]}'))
+    arm = claim.arms["mine"]
+    with pytest.raises(InputError, match="epochs is static"):
+        claims.measure(arm, "probe/match", 1600, 2, {"final_return"})
+
+
+def test_every_check_of_the_kit_is_readable():
+    for slug, paper in catalogue.papers().items():
+        if "check" in paper:
+            claim = claims.read(slug)
+            assert next(iter(claim.arms)) == slug
+            for arm in claim.arms.values():
+                claims.points(
+                    claims.jobs.resolve(
+                        run=dict(paper=arm.paper, env=next(iter(claim.on))),
+                        env_params={},
+                        network=arm.network,
+                        hyper=arm.hyper,
+                    ),
+                    arm.tune,
+                )
+
+
+def judged(text, method, other, envs=("CartPole-v1",)):
+    arms = {"a": None, "b": None}
+    says = claims.statement("a", text, envs, arms)
+    scores = lambda x: dict(scores={says.metric: list(x)})
+    done = {e: dict(a=scores(m), b=scores(o)) for e, m, o in zip(envs, method, other)}
+    return claims.judge(says, "a", done)
+
+
+def test_a_statement_holds_only_if_its_whole_interval_does():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(100, 10, (2, 16))
+    assert judged("final_return > b", [x], [y - 40])["verdict"] == "reproduced"
+    assert judged("final_return > b", [x], [y])["verdict"] == "not reproduced"
+    assert judged("final_return > b", [x], [y + 40])["verdict"] == "not reproduced"
+    assert judged("final_return < b", [x], [y + 40])["verdict"] == "reproduced"
+    assert judged("final_return > b - 30", [x], [y])["verdict"] == "reproduced"
+    assert judged("final_return > b + 60", [x], [y - 40])["verdict"] == "not reproduced"
+    assert judged("max kl < 130", [x], [y])["verdict"] == "reproduced"
+    assert judged("max kl < 100", [x], [y])["verdict"] == "not reproduced"
+
+
+def test_a_diverged_seed_does_not_reproduce_anything():
+    x = np.full(16, 400.0)
+    x[3] = np.nan
+    got = judged("final_return > b", [x], [np.zeros(16)])
+    assert got["verdict"] == "not reproduced" and got["difference"] is None
+    json.dumps(got, allow_nan=False)
+
+
+def test_returns_over_environments_are_put_on_one_scale():
+    """CartPole's 477 points and Pendulum's 1046 count alike: (261.4 - 22.8) / 477.2 = 0.5."""
+    envs = ("CartPole-v1", "Pendulum-v1")
+    half, low = [np.full(16, 261.4), np.full(16, -672.0)], [np.full(16, 22.8), np.full(16, -1195.0)]
+    got = judged("final_return > b", half, low, envs)
+    assert got["difference"] == pytest.approx(0.5)
+    assert got["metric"] == "normalised final_return"
+    assert judged("final_return > b on CartPole-v1", half, low, envs)[
+        "difference"
+    ] == pytest.approx(238.6)
+
+
+@pytest.mark.slow
+def test_a_claim_is_tuned_run_recorded_and_can_be_broken_off(mine, monkeypatch):
+    monkeypatch.setattr(claims, "SEEDS", 8)
+    slug, lines = mine(), []
+    real = claims.measure
+
+    def broken(arm, env, *args):
+        if env == "probe/action":
+            raise KeyboardInterrupt
+        return real(arm, env, *args)
+
+    monkeypatch.setattr(claims, "measure", broken)
+    with pytest.raises(KeyboardInterrupt):
+        claims.run(slug, say=lines.append)
+    assert sum(line.startswith("probe/match") for line in lines) == 2
+    monkeypatch.setattr(claims, "measure", real)
+    lines.clear()
+    got = claims.run(slug, say=lines.append)
+    assert sum(line.startswith("probe/match") for line in lines) == 0  # kept
+    assert got == json.loads((catalogue.Path(slug).with_suffix(".claim.json")).read_text())
+    assert not catalogue.Path(slug).with_suffix(".claim.partial.json").exists()
+    own = got["arms"]["probe/match"]["mine"]
+    assert own["tuned"] == {"lr": 0.03}  # of the two, the one that learns
+    assert [p["lr"] for p in own["tuning"]] == [1e-7, 0.03]
+    assert [s["verdict"] for s in got["statements"]] == ["reproduced", "not reproduced"]
+    assert got["verdict"] == "not reproduced"
+    assert got["n"] == 8 and got["file_sha256"] == evidence.sha256(catalogue.find(slug))
