@@ -43,7 +43,7 @@ BAD = [
     ([*TRAIN, "--gamma", 1.1], "gamma: 1.1 is outside [0, 1]"),
     ([*TRAIN, "--gamma", "0.9:1"], "gamma: '0.9:1' is not a number"),
     ([*TRAIN, "--lam", -0.1], "lam: -0.1 is outside [0, 1]"),
-    ([*TRAIN, "--eps", 0], "eps: 0.0 is outside (0, inf)"),
+    ([*TRAIN, "--eps", 0], "eps: 0.0 is outside (0, inf]"),
     ([*TRAIN, "--vf-clip", 0], "vf_clip: 0.0 is outside (0, inf]"),
     ([*TRAIN, "--max-grad-norm", 0], "max_grad_norm: 0.0 is outside (0, inf]"),
     ([*TRAIN, "--ent-coef", -1], "ent_coef: -1.0 is outside [0, inf)"),
@@ -86,6 +86,12 @@ BAD = [
     (["evaluate", "nowhere"], "run: nowhere is not the folder of a finished run"),
     (["evaluate", "nowhere", "--episodes", 0], "episodes: 0 is outside [1, 100000]"),
     (["papers", "--chapter", "onpolicy"], "chapter: no 'onpolicy'; did you mean on_policy"),
+    (["check-paper", "pp"], "paper: no 'pp'; did you mean ppo"),
+    (["claims"], "claims: name papers, or --all"),
+    (["claims", "ppo", "--all"], "claims: name papers, or --all"),
+    (["claims", "ppo", "sp"], "paper: no 'sp'; did you mean"),
+    (["claims", "a2c"], "claim: a2c has no check"),
+    (["claims", "./nothing.py"], "nothing.py: No such file"),
     (["check-env", "CartPol-v1"], "did you mean CartPole-v1"),
     (["check-env", "CartPole-v1", "--steps", 0], "steps: 0 is outside [1, inf)"),
 ]
@@ -134,7 +140,8 @@ def test_help_and_mistyped_names_need_no_jax():
     script = (
         "import sys, contextlib\nfrom jaxrl.cli import main\n"
         "for argv in (['--help'], ['--version'], ['trian'], ['train', '--help'], ['train', 'pp'],\n"
-        "             ['train', 'ppo', '--env', 'CartPol'], ['papers'], ['envs']):\n"
+        "             ['train', 'ppo', '--env', 'CartPol'], ['papers'], ['envs'],\n"
+        "             ['check-paper', 'pp'], ['claims', 'pp']):\n"
         "    with contextlib.suppress(SystemExit): main(argv)\n"
         "    assert not {'jax', 'gymnax', 'brax'} & set(sys.modules), argv"
     )
@@ -269,6 +276,14 @@ def test_help_shows_the_defaults_of_the_environments_class(capsys):
 
 def test_lists(capfd):
     _, out, _ = call(["papers", "--json"], capfd)
-    assert {"slug", "title", "chapter", "file"} <= set(json.loads(out)[0])
+    rows = json.loads(out)
+    assert len(rows) == 372
+    fields = {"id", "slug", "title", "chapter", "file", "status", "evidence"}
+    assert all(fields <= set(r) for r in rows)
+    assert all(set(r["evidence"]) == {"equation_tests", "battery", "claim"} for r in rows)
+    _, out, _ = call(["papers", "--json", "--chapter", "on_policy"], capfd)
+    assert {r["chapter"] for r in json.loads(out)} == {"on_policy"}
+    _, out, _ = call(["papers", "--json", "--references"], capfd)
+    assert {"a2c", "reinforce", "ppo_kl"} <= {r["slug"] for r in json.loads(out)}
     _, out, _ = call(["envs", "--json"], capfd)
     assert {"name": "CartPole-v1", "kind": "classic"} in json.loads(out)

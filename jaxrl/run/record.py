@@ -131,11 +131,13 @@ class Recorder:
         out["eval_return"] = np.stack([r for _, r in self.evaluations], 1)
         return out
 
-    def finish(self, summary: dict) -> None:
-        """The arrays and the summary."""
+    def finish(self, summary: dict) -> dict[str, np.ndarray]:
+        """Write the arrays and the summary; the arrays."""
         self.lines.close()
-        np.savez_compressed(self.folder / "metrics.npz", allow_pickle=False, **self.arrays())
+        arrays = self.arrays()
+        np.savez_compressed(self.folder / "metrics.npz", allow_pickle=False, **arrays)
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        return arrays
 
 
 def mean_of_finite(x: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ class Program(NamedTuple):
 
 
 def build(s: Setting, *, sampled: bool = True) -> Program:
-    """Compile everything a run of this job calls; without `sampled`, not how it scores exploring."""
+    """Compile everything a run calls; without `sampled`, not what scores it as it explores."""
     job, algo, began = s.job, s.algo, time.perf_counter()
     chunk = max(1, job.iterations // max(50, job.evals))
     init = jax.jit(over_rows(algo.init, s)).lower(s.keys, s.hp, s.world).compile()

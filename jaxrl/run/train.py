@@ -69,7 +69,6 @@ def train(
         versions=record.versions(),
     )
     checkpoint.save(folder / "ckpt" / str(job.iterations), state)
-    recorder.finish(summary)
-    title = f"{job.paper} on {job.env}"
-    report.learning_curve(folder / "curve.png", recorder.arrays(), title)
+    arrays = recorder.finish(summary)
+    report.learning_curve(folder / "curve.png", arrays, f"{job.paper} on {job.env}")
     return summary

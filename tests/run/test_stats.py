@@ -4,7 +4,7 @@ import numpy as np
 import scipy.stats
 
 from jaxrl.run.report import filled, thin
-from jaxrl.run.stats import interval, iqm, summarise
+from jaxrl.run.stats import difference, improvement, interval, iqm, summarise
 
 
 def test_iqm_is_the_mean_of_the_middle_half():
@@ -27,6 +27,30 @@ def test_the_interval_covers_as_often_as_it_says():
         lo <= 0 <= hi for lo, hi in (interval(rng.normal(size=20), draws=400) for _ in range(300))
     ]
     assert 0.85 < np.mean(hits) < 0.98
+
+
+def test_the_difference_draws_seeds_within_each_environment_and_method():
+    """Two environments far apart: drawn across them, the interval would be as wide as their gap."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 16)) + [[0.0], [100.0]]
+    y = rng.normal(size=(2, 16)) + [[0.0], [100.0]]
+    gap, (low, high) = difference(x, y)
+    assert gap == iqm(x.ravel()) - iqm(y.ravel())
+    assert low < gap < high and high - low < 100
+    shifted, (low, high) = difference(x[0] + 3, y[0])
+    np.testing.assert_allclose(shifted, iqm(x[0]) + 3 - iqm(y[0]))
+    want = [
+        iqm(rng.choice(x[0] + 3, 16)) - iqm(rng.choice(y[0], 16)) for _ in range(4000)
+    ]  # one environment: the plain bootstrap of both
+    np.testing.assert_allclose([low, high], np.percentile(want, [2.5, 97.5]), atol=0.12)
+
+
+def test_the_probability_of_improvement_is_mann_whitneys():
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 5, 12), rng.integers(0, 4, 9)
+    want = scipy.stats.mannwhitneyu(x, y).statistic / (12 * 9)
+    np.testing.assert_allclose(improvement(x, y), want)
+    np.testing.assert_allclose(improvement([x, x - 100], [y, y]), want / 2)  # the mean over both
 
 
 def test_one_seed_has_no_interval():

@@ -25,7 +25,7 @@ PAPER = {
     "hyper": "A2C",
     "parent": "reinforce",
     "changes": "short rollouts, bootstrapped from the critic where they end",
-    "claim": "",
+    "claim": "with the critic as bootstrap it learns from fewer steps than from whole returns",
 }
 
 

@@ -13,7 +13,7 @@ networks of stochastic binary units.
 """
 
 from jaxrl.families.on_policy import OnPolicy, gae, on_policy, stateless
-from jaxrl.hyper import hyper
+from jaxrl.hyper import Linear, hyper
 from jaxrl.policies import Network, policy_for
 from jaxrl.surrogate import policy_gradient
 
@@ -26,14 +26,15 @@ PAPER = {
     "chapter": "on_policy",
     "hyper": "REINFORCE",
     "parent": None,
-    "changes": "",
-    "claim": "",
+    "changes": "the first: a step along ∇ log π, weighed by the return",
+    "claim": "the mean step follows the gradient of the expected return, whatever the baseline",
     "inert": {"lam": "the return is Monte-Carlo: λ is 1"},
 }
 
 
 @hyper
 class REINFORCE(OnPolicy):
+    lr: float | Linear = 1e-2  # one step a rollout
     epochs: int = 1
     minibatches: int = 1
 
