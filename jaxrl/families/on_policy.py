@@ -21,7 +21,7 @@ from jaxrl.core import Algo, Part, Policy
 from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam
-from jaxrl.policies import Network
+from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import Stage, begin, rollout, see
 from jaxrl.types import Batch, Key, Params
 
@@ -283,3 +283,13 @@ def on_policy(
         return action, memory
 
     return Algo(init, step, act, policy.memory)
+
+
+def make_with(surrogate: Callable, **parts: Any) -> Callable:
+    """The `make` of a paper that takes any network: parts as `on_policy` has them."""
+
+    def make(world: Any, network: Network = Network()) -> Algo:
+        policy = policy_for(world, network)
+        return on_policy(policy, surrogate, sequences=network.memory > 0, **parts)
+
+    return make

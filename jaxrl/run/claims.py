@@ -7,9 +7,10 @@
         "says": ["final_return > unclipped", "max kl < 0.015", "final_return > a2c - 0.05"],
     }
 
-The paper itself, with the defaults of the environment's class, is the first arm. An arm may name
-another `paper`, `hyper` and `network` values, and a `tune` of its own with as many points. Each
-arm's point is chosen on each environment by the mean final return over seeds that are used for
+The paper itself, with the defaults of the environment's class, is the first arm; where no others
+are named there is its parent. An arm may name another `paper`, `hyper` and `network` values, and a
+`tune` of its own with as many points; `hyper` and `network` beside `on` are every arm's. Each arm's
+point is chosen on each environment by the mean final return over seeds that are used for
 nothing else (from 1000), and its runs are reported on fresh ones (from 0). The grid is one vmapped
 program.
 
@@ -108,7 +109,8 @@ def read(slug: str) -> Claim:
         )
 
     tune = check.get("tune", {})
-    arms = {own: arm({})} | {name: arm(said) for name, said in check.get("arms", {}).items()}
+    others = check.get("arms", {paper.get("parent"): {"paper": paper.get("parent")}})
+    arms = {own: arm({})} | {name: arm(said) for name, said in others.items()}
     sizes = {name: int(np.prod([len(v) for v in a.tune.values()])) for name, a in arms.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"claim: {own}: arms are tuned over different numbers of points: {sizes}")

@@ -2,15 +2,14 @@
 
 Maximise E[ r A - |A| / (2ε) (r - 1)² ], r = π(a|s) / π_old(a|s): greatest at r = 1 + ε sign(A).
 From PPO it differs in this alone: a sample that left [1-ε, 1+ε] is pulled back, not let go.
-As the authors' code has it, but for `vf_clip` = ε and A standardised by minibatch, which that code
-does for PPO too. Not checked: the equation's number; the results on Atari and MuJoCo.
+Checked: the authors' code (it clips V at ε too, also for PPO). Not: the equation's number.
 """
 
 import jax.numpy as jnp
 
-from jaxrl.families.on_policy import on_policy
-from jaxrl.papers.on_policy.ppo import PPO, clipped_value
-from jaxrl.policies import Network, policy_for
+from jaxrl.families.on_policy import make_with
+from jaxrl.papers.on_policy.ppo import PPO as PPO
+from jaxrl.papers.on_policy.ppo import clipped_value
 
 PAPER = {
     "slug": "spo",
@@ -28,7 +27,6 @@ PAPER = {
         "network": {"hidden": [32, 32, 32, 32, 32, 32]},
         "hyper": {"epochs": 10},
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
-        "arms": {"ppo": {"paper": "ppo"}},
         "says": ["max ratio_deviation < ppo", "final_return > ppo - 0.05"],
     },
 }
@@ -39,6 +37,4 @@ def penalty(w, b, hp):
     return jnp.abs(A) / (2 * hp.eps) * jnp.square(r - 1) - r * A
 
 
-def make(world, network=Network()):
-    policy = policy_for(world, network)
-    return on_policy(policy, penalty, value_loss=clipped_value, sequences=network.memory > 0)
+make = make_with(penalty, value_loss=clipped_value)
