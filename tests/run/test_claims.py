@@ -64,6 +64,12 @@ def test_a_static_field_is_not_tuned(mine):
         claims.measure(arm, "probe/match", 1600, 2, {"final_return"})
 
 
+def test_a_metric_that_is_not_there_is_said_before_anything_compiles(mine):
+    claim = claims.read(mine("max grad_norm", "max grad_nrm"))
+    with pytest.raises(InputError, match="mine: metric: no 'grad_nrm'; did you mean grad_norm"):
+        claims.measure(claim.arms["mine"], "probe/match", 1600, 2, {"max grad_nrm"})
+
+
 def test_every_check_of_the_kit_is_readable():
     for slug, paper in catalogue.papers().items():
         if "check" in paper:
