@@ -16,7 +16,7 @@ hyperparameters times 0.1 and times 10, rewards of nothing, of one and of a mill
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from jaxrl.run.run import advance
 ITERATIONS = 4
 LINES, WIDTH = 120, 100
 TIMES = 0.1, 10.0
-OFF = {0.0: (0.1, 1.0), np.inf: (1e-3, 1.0)}  # what stands for them where off is the default
+OFF = 1e-3, 1.0  # what stands for them where the default is 0 or inf, "off"
 REWARDS = {"reward 0": (0.0, 0.0), "reward 1": (0.0, 1.0), "reward 1e6": (1e6, 0.0)}
 QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
@@ -57,17 +57,15 @@ def floats(hp: Any) -> list[str]:
     return [name for name in hyper.leaves(hp) if name != "horizon"]
 
 
-def variants(hp: Any, name: str) -> Iterator[float]:
+def variants(hp: Any, name: str) -> Iterator[np.ndarray]:
     """A traced value times 0.1 and times 10, within its bounds."""
-    x = float(np.ravel(hyper.leaves(hp)[name])[0])
-    bounds = hyper.bounds_of(hp, name)
-    low, high = hyper.ends(bounds) if isinstance(bounds, str) else (-np.inf, np.inf)
-    for y in OFF.get(x, [times * x for times in TIMES]):
-        inside = min(max(y, low), high)
-        if not isinstance(bounds, str) or hyper.allowed(inside, bounds):
-            yield inside
-        else:  # an open end: halfway there
-            yield (x + inside) / 2
+    x = np.asarray(hyper.leaves(hp)[name], float)
+    interval = hyper.bounds_of(hp, name) or "(-inf, inf)"
+    low, high = hyper.ends(interval)
+    for times, instead in zip(TIMES, OFF):
+        y = np.clip(np.where((x == 0) | np.isinf(x), instead, times * x), low, high)
+        outside = (interval[0] == "(") & (y == low) | (interval[-1] == ")") & (y == high)
+        yield np.where(outside, (x + y) / 2, y)  # an open end: halfway there
 
 
 def rows(hp: Any) -> dict[str, tuple[int, Any, tuple[float, float]]]:
@@ -76,8 +74,8 @@ def rows(hp: Any) -> dict[str, tuple[int, Any, tuple[float, float]]]:
     out = {"base": (0, hp, plain), "seed": (1, hp, plain)}
     for name in floats(hp):
         for times, x in zip(TIMES, variants(hp, name)):
-            value = jnp.full_like(hyper.leaves(hp)[name], x)
-            out[f"{name} x {times}"] = (0, hyper.with_leaf(hp, name, value), plain)
+            changed = hyper.with_leaf(hp, name, jnp.asarray(x, jnp.float32))
+            out[f"{name} x {times}"] = (0, changed, plain)
     out |= {name: (0, hp, change) for name, change in REWARDS.items()}
     return out | {"again": (0, hp, plain)}  # its distance from the first is the noise of a row
 
@@ -101,23 +99,112 @@ def bits(tree: Any) -> list[np.ndarray]:
     return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
 
 
+def floating(tree: Any) -> list[np.ndarray]:
+    return [x for x in bits(tree) if np.issubdtype(x.dtype, np.floating)]
+
+
 def distance(params: list[np.ndarray], i: int, j: int) -> float:
-    """How far two rows' parameters are apart, against their size."""
+    """How far two rows' parameters are apart, against their size; inf where one is lost."""
     gaps = [
-        np.max(np.abs(x[i] - x[j]), initial=0.0) / (1e-3 + np.max(np.abs(x[i]), initial=0.0))
-        for x in params
-        if np.issubdtype(x.dtype, np.floating)
+        np.abs(x[i] - x[j]).max(initial=0) / (1e-3 + np.abs(x[i]).max(initial=0)) for x in params
     ]
-    return max(gaps, default=0.0)
+    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0))
 
 
-def file_problems(paper: dict, path: Path) -> Iterator[str]:
+class Trial(NamedTuple):
+    """What the rows of a paper did."""
+
+    names: list[str]
+    whole: Any  # the state after four iterations, [rows, ...]
+    halves: Any  # the same after two and two
+    metrics: dict[str, np.ndarray]  # [rows, 4]
+    callbacks: set[str]
+
+
+def attempt(paper: dict, cls: type, make: Any, optimise: bool) -> tuple[Any, Trial]:
+    """Run every row of a paper's battery: its hyperparameters, and what came out."""
+    small = cls.smallest()
+    small |= {k: small.get(k, {}) | v for k, v in paper.get("battery", {}).items()}
+    world = envs.make(small["run"]["env"], **small["env_params"])
+    algo = make(world, hyper.replace(cls.network_for(""), **small["network"]))
+    hp = hyper.cast(hyper.check(hyper.replace(cls(), **small["hyper"])))
+    hp = hp.replace(horizon=jnp.float32(ITERATIONS))
+
+    cases = rows(hp)
+    seeds, hps, rewards = zip(*cases.values())
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    hps = jax.tree.map(lambda *x: jnp.stack(x), *hps)
+    scale, shift = jnp.array(rewards).T
+    callbacks = set()
+
+    def init(key, hp, scale, shift):
+        return algo.init(key, hp, Rewarded(world, scale, shift))
+
+    def go(state, t, n, hp, scale, shift):
+        return advance(algo, ITERATIONS, state, t, n, hp, Rewarded(world, scale, shift))
+
+    def program(f, *args):
+        traced = jax.jit(f).trace(*args)
+        callbacks.update(p for p in primitives(traced.jaxpr.jaxpr) if "callback" in p)
+        return traced.lower().compile(compiler_options={} if optimise else QUICK)
+
+    start = program(jax.vmap(init), keys, hps, scale, shift)(keys, hps, scale, shift)
+    zero, two, four = jnp.int32(0), jnp.int32(2), jnp.int32(4)
+    over = jax.vmap(go, (0, None, None, 0, 0, 0))
+    run = program(over, start, zero, four, hps, scale, shift)
+    whole, metrics = run(start, zero, four, hps, scale, shift)
+    half, _ = run(start, zero, two, hps, scale, shift)
+    halves, _ = run(half, two, two, hps, scale, shift)
+    metrics = {k: np.asarray(v) for k, v in metrics.items()}
+    return hp, Trial(list(cases), whole, halves, metrics, callbacks)
+
+
+def file_problems(path: Path) -> Iterator[str]:
     """What is wrong with the length of a paper's file."""
     lines = path.read_text().splitlines()
     if len(lines) > LINES:
         yield f"file: {len(lines)} lines, allowed are {LINES}"
     if wide := [i for i, line in enumerate(lines, 1) if len(line) > WIDTH]:
         yield f"file: line {wide[0]} is wider than {WIDTH}"
+
+
+def program_problems(r: Trial) -> Iterator[str]:
+    """Callbacks, a resumption that shows, seeds that are all alike."""
+    for name in sorted(r.callbacks):
+        yield f"program: it calls back to the host ({name})"
+    if any(x.tobytes() != y.tobytes() for x, y in zip(bits(r.whole), bits(r.halves))):
+        yield "resume: 4 iterations are not 2 and 2, bit for bit"
+
+
+def dead_floats(r: Trial, hp: Any, inert: dict[str, str]) -> Iterator[str]:
+    """Floats that change nothing; seeds, too; and what is wrongly declared inert."""
+    params = floating(getattr(r.whole, "params", r.whole))
+    apart = lambda row: distance(params, 0, r.names.index(row))
+    noise = 10 * apart("again") + 1e-6
+    if apart("seed") <= noise:
+        yield "seed: another one learns the same parameters"
+    for name in floats(hp):
+        moved = max(apart(f"{name} x {times}") for times in TIMES) > noise
+        if not moved and name not in inert:
+            yield f"{name}: dead: times 0.1 and times 10 learn the same parameters"
+        if moved and name in inert:
+            yield f"{name}: declared inert ({inert[name]}), but it is not"
+    for name, reason in inert.items():
+        if name not in floats(hp):
+            yield f"{name}: declared inert, but there is no such float"
+        elif not reason:
+            yield f"{name}: declared inert without a reason"
+
+
+def lost_rows(r: Trial) -> Iterator[str]:
+    """Where NaN came up. (That no episode finished is NaN by right.)"""
+    for name in ("base", "seed", *REWARDS):
+        i = r.names.index(name)
+        lost = [k for k, v in r.metrics.items() if np.isnan(v[i]).any() and "episode" not in k]
+        if any(np.isnan(x[i]).any() for x in floating(r.whole)):
+            lost = ["the state", *lost]
+        if lost:
+            yield f"{name}: NaN in {', '.join(lost)}"
 
 
 def examine(slug: str, *, optimise: bool = False) -> list[str]:
@@ -127,67 +214,10 @@ def examine(slug: str, *, optimise: bool = False) -> list[str]:
     """
     paper = catalogue.find(slug)
     module, cls = catalogue.load(slug)
-    problems = list(file_problems(paper, catalogue.path(paper)))
-    small = cls.smallest()
-    small |= {k: small.get(k, {}) | v for k, v in paper.get("battery", {}).items()}
-    world = envs.make(small["run"]["env"], **small["env_params"])
-    network = hyper.replace(cls.network_for(""), **small["network"])
-    hp = hyper.cast(hyper.check(hyper.replace(cls(), **small["hyper"])))
-    hp = hp.replace(horizon=jnp.float32(ITERATIONS))
-    algo = module.make(world, network)
-
-    cases = rows(hp)
-    seeds, hps, rewards = zip(*cases.values())
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    hps = jax.tree.map(lambda *x: jnp.stack(x), *hps)
-    scale, shift = jnp.array(rewards).T
-
-    def init(key, hp, scale, shift):
-        return algo.init(key, hp, Rewarded(world, scale, shift))
-
-    def go(state, t, n, hp, scale, shift):
-        world_ = Rewarded(world, scale, shift)
-        return advance(algo, ITERATIONS, state, t, n, hp, world_)
-
-    def program(f, *args):
-        traced = jax.jit(f).trace(*args)
-        called = {p for p in primitives(traced.jaxpr.jaxpr) if "callback" in p}
-        problems.extend(f"program: it calls back to the host ({p})" for p in sorted(called))
-        return traced.lower().compile(compiler_options={} if optimise else QUICK)
-
-    start = program(jax.vmap(init), keys, hps, scale, shift)(keys, hps, scale, shift)
-    at = jnp.int32
-    over = jax.vmap(go, (0, None, None, 0, 0, 0))
-    run = program(over, start, at(0), at(0), hps, scale, shift)
-    whole, metrics = run(start, at(0), at(4), hps, scale, shift)
-    half, _ = run(start, at(0), at(2), hps, scale, shift)
-    half, _ = run(half, at(2), at(2), hps, scale, shift)
-
-    if any(x.tobytes() != y.tobytes() for x, y in zip(bits(whole), bits(half))):
-        problems.append("resume: 4 iterations are not 2 and 2, bit for bit")
-    names = list(cases)
-    params = bits(getattr(whole, "params", whole))
-    noise = 10 * distance(params, 0, names.index("again")) + 1e-6
-    if distance(params, 0, names.index("seed")) <= noise:
-        problems.append("seed: another one learns the same parameters")
-    inert = paper.get("inert", {})
-    for name in floats(hp):
-        moved = max(distance(params, 0, names.index(f"{name} x {x}")) for x in TIMES)
-        if name not in inert and moved <= noise:
-            problems.append(f"{name}: dead: times 0.1 and times 10 learn the same parameters")
-        if name in inert and moved > noise:
-            problems.append(f"{name}: declared inert ({inert[name]}), but it is not")
-    for name in inert:
-        if name not in hyper.leaves(hp):
-            problems.append(f"{name}: declared inert, but there is no such float")
-        elif not inert[name]:
-            problems.append(f"{name}: declared inert without a reason")
-    for name in ("base", "seed", *REWARDS):
-        i = names.index(name)
-        lost = any(np.isnan(x[i]).any() for x in bits(whole) if np.issubdtype(x.dtype, np.floating))
-        known = {k: v for k, v in metrics.items() if not k.startswith("episode")}
-        lost_metrics = [k for k, v in known.items() if np.isnan(np.asarray(v)[i]).any()]
-        if lost or lost_metrics:
-            where = ", ".join([*(["the state"] if lost else []), *lost_metrics])
-            problems.append(f"{name}: NaN in {where}")
-    return problems
+    hp, trial = attempt(paper, cls, module.make, optimise)
+    return [
+        *file_problems(catalogue.path(paper)),
+        *program_problems(trial),
+        *dead_floats(trial, hp, paper.get("inert", {})),
+        *lost_rows(trial),
+    ]

@@ -285,7 +285,9 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
             say(f"{env}: {name} {got['tuned']}: final_return {shown:.1f} ({got['wall_seconds']} s)")
             if not quick:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                so_far.write_text(json.dumps(dict(file_sha256=version, done=done)))
+                whole = so_far.with_suffix(".new")  # a run that is killed leaves none in pieces
+                whole.write_text(json.dumps(dict(file_sha256=version, done=done)))
+                whole.replace(so_far)
     statements = [judge(s, claim.slug, done) for s in claim.says]
     holds = all(s["verdict"] == "reproduced" for s in statements)
     out = dict(
