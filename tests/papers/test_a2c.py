@@ -73,22 +73,29 @@ LAYERS = "Dense_1", "Dense_0"  # the actor's and the critic's
 def test_one_update_is_one_step_along_the_gradient_written_out(module, cls, standardised):
     hp = cast(cls(**SIZE, lr=0.1))
     algo, policy = module.make(WORLD, LINEAR), policy_for(WORLD, LINEAR)
-    s = quick(lambda k: algo.init(k, hp, WORLD))(jax.random.key(2))
-    # a policy and a critic that say something: at the start they are nearly uniform
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), s.params)
-    s = s.replace(params=params)
-    sample = quick(lambda s: on_policy_sampler(policy).apply((), s, None, 0, hp, WORLD))
-    b = jax.tree.map(np.asarray, sample(s)[1][1])
+
+    @quick
+    def run(key):
+        s = algo.init(key, hp, WORLD)
+        # a policy and a critic that say something: at the start they are nearly uniform
+        s = s.replace(
+            params=jax.tree.map(
+                lambda x: jnp.cos(7.0 * jnp.arange(x.size) + x.ndim).reshape(x.shape), s.params
+            )
+        )
+        _, (_, b, _) = on_policy_sampler(policy).apply((), s, None, 0, hp, WORLD)
+        return s.params, b, *algo.step(s, jnp.int32(0), hp, WORLD)
+
+    params, b, got, stats = run(jax.random.key(2))
+    b = jax.tree.map(np.asarray, b)
     ends = b.terminated.sum(), (b.done & ~b.terminated).sum(), (~b.done[-1]).sum()
     assert min(ends) > 0, "an episode must end in each of the three ways"
-    got, stats = quick(lambda s: algo.step(s, jnp.int32(0), hp, WORLD))(s)
 
     G = returns(b, 0.99)
     A = G - b.value
     if standardised:
         A = (A - A.mean()) / A.std()
-    want = gradient(s.params, b, A, G, hp)
+    want = gradient(params, b, A, G, hp)
     net, mu = got.params["net"]["params"], got.opt[1][0].mu["net"]["params"]
     for g, name in zip(want, LAYERS):
         # Adam's first moment is (1 - 0.9) g, and its first step lr g / (|g| + eps)

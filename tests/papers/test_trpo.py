@@ -105,18 +105,10 @@ def critic_of(params):
     return np.concatenate([np.ravel(one["kernel"]), np.ravel(one["bias"])])
 
 
-def fisher_of(params, b):
-    return fisher_vector_product(lambda p: LINEAR.judge(p, params, b, KEY).kl().mean(), params)
-
-
 @quick
 def product(params, b, v):
-    return fisher_of(params, b)(v)
-
-
-@quick
-def longest_step(params, b, g, hp):
-    return trpo.longest_step(g, fisher_of(params, b), hp)
+    kl = lambda p: LINEAR.judge(p, params, b, KEY).kl().mean()
+    return fisher_vector_product(kl, params)(v)
 
 
 @quick
@@ -136,27 +128,21 @@ def test_the_fisher_vector_product_is_that_of_the_explicit_matrix():
         assert not critic_of(got).any()  # the KL does not see it
 
 
-def test_the_surrogate_is_equation_14():
-    params, theta, b = problem()
-    other = theta + [0.5, -0.3, 0.2, 0.1]
-    there = jax.tree.map(jnp.add, params, with_actor(params, other - theta))
-    w = LINEAR.judge(there, params, b, KEY)
-    want = -objective(other, theta, b, HP.replace(ent_coef=0.0))[0]
-    np.testing.assert_allclose(trpo.importance(w, b, HP).mean(), want, rtol=1e-5)
-
-
 @pytest.mark.parametrize("delta", [0.001, 0.01, 1.0])
 @pytest.mark.parametrize("damping", [0.01, 1.0])
-def test_the_longest_step_is_along_the_natural_gradient_and_costs_delta(delta, damping):
-    params, theta, b = problem()
-    F = fisher(theta, b)
-    g = objective(theta, theta, b, HP)[2]
-    hp = cast(HP.replace(delta=delta, damping=damping))
-    step = actor_of(longest_step(params, b, with_actor(params, g), hp))
+def test_the_full_step_is_along_the_natural_gradient_and_costs_delta(delta, damping):
+    """½ stepᵀ F step = δ. Without a search it is taken whatever the KL turns out to be."""
+    params, theta, b = problem(7)
+    F, g = fisher(theta, b), objective(theta, theta, b, HP)[2]
+    hp = HP.replace(delta=delta, damping=damping, backtracks=0)
+    got, stats = update(params, b, cast(hp))
+    step = actor_of(got) - theta
     np.testing.assert_allclose(0.5 * step @ F @ step, delta, rtol=1e-3)
     x = np.linalg.solve(F + damping * np.eye(4), g)
     want = np.sqrt(2 * delta / (x @ F @ x)) * x
     np.testing.assert_allclose(step, want, rtol=2e-3, atol=1e-3 * np.abs(want).max())
+    assert stats["accepted"] == 1.0
+    assert stats["kl"] > delta
 
 
 @pytest.mark.parametrize(
@@ -191,14 +177,6 @@ def test_an_update_is_appendix_c_written_out(seed, delta, refused):
     np.testing.assert_array_equal(critic_of(got), critic_of(params))
 
 
-def test_without_a_search_the_step_is_taken_whole():
-    params, theta, b = problem(7)
-    got, stats = update(params, b, cast(HP.replace(delta=1.0, backtracks=0)))
-    moved = actor_of(got) - theta
-    np.testing.assert_allclose(0.5 * moved @ fisher(theta, b) @ moved, 1.0, rtol=1e-3)
-    assert stats["accepted"] == 1.0 < stats["kl"]
-
-
 @pytest.mark.parametrize("why", ["no gradient", "no step shows", "not a number"])
 def test_what_cannot_improve_leaves_every_bit_of_the_parameters_alone(why):
     params, _, b = problem()
@@ -228,20 +206,12 @@ def test_adam_is_the_critic_s_alone():
     np.testing.assert_allclose(actor_of(got), theta, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("env", "network"),
-    [
-        ("probe/match", dict(shared=True)),
-        ("probe/match-continuous", dict(head="squashed", memory=4)),
-    ],
-    ids=["shared trunk", "squashed recurrent"],
-)
-def test_every_step_keeps_its_own_bound(env, network):
-    """Vmapped over seeds and bounds. Here the critic moves the policy before the policy's step: a
-    bound around the policy that collected would refuse many steps."""
-    world = envs.make(env)
+def test_every_step_keeps_its_own_bound_where_the_critic_moves_the_policy_too():
+    """A squashed Gaussian with a memory, one trunk for actor and critic; vmapped over seeds and
+    bounds. A bound around the policy that collected would refuse many steps."""
+    world = envs.make("probe/match-continuous")
     hp = TRPO(lr=0.05, gamma=0.9, num_envs=8, num_steps=8, minibatches=2)
-    algo = trpo.make(world, Network(hidden=(4,), **network))
+    algo = trpo.make(world, Network(hidden=(4,), head="squashed", memory=4))
     delta = jnp.array([0.001, 0.001, 0.03])
 
     def run(key, delta):
@@ -249,13 +219,12 @@ def test_every_step_keeps_its_own_bound(env, network):
 
     keys = jax.vmap(jax.random.key)(jnp.array([0, 1, 1]))
     m = jax.tree.map(np.asarray, quick(jax.vmap(run))(keys, delta))
-    assert all(np.isfinite(v).all() for k, v in m.items() if not k.startswith("episode"))
+    assert all(np.isfinite(v).all() for v in m.values())
     taken, bound = m["accepted"] > 0, np.broadcast_to(delta[:, None], m["kl"].shape)
     assert set(np.unique(m["accepted"])) <= {0.0, *0.5 ** np.arange(10)}
     assert taken.mean(1).min() > 0.7
     assert (m["kl"] <= 1.001 * bound)[taken].all()
-    assert (m["approx_kl"] > bound)[:2].mean() > 0.1  # from the policy that collected
+    assert (m["approx_kl"] > bound)[:2].mean() > 0.2  # from the policy that collected
     assert m["kl"][2].mean() > 5 * m["kl"][1].mean()  # one seed, two bounds
     assert not np.array_equal(m["kl"][0], m["kl"][1])
-    if env == "probe/match":
-        assert m["episode_return"][2, -5:].mean() > 0.9
+    assert m["episode_return"][2, -5:].mean() > m["episode_return"][2, :5].mean()

@@ -88,23 +88,24 @@ def trust_region(policy: Policy, surrogate=importance, sequences: bool = False) 
         theta = s2.params
         now = b.replace(old=policy.judge(theta, theta, b, k).record)
 
-        def loss(p):
+        def look(p):
             w = policy.judge(p, theta, now, k)
-            return surrogate(w, now, hp).mean() - hp.ent_coef * w.entropy().mean()
+            loss = surrogate(w, now, hp).mean() - hp.ent_coef * w.entropy().mean()
+            return loss, w.kl().mean()
 
-        def kl(p):
-            return policy.judge(p, theta, now, k).kl().mean()
+        def good(p):
+            loss, kl = look(p)
+            return (loss < before) & (kl <= hp.delta)
 
-        before, g = jax.value_and_grad(loss)(theta)
-        F = fisher_vector_product(kl, theta)
+        (before, _), g = jax.value_and_grad(look, has_aux=True)(theta)
+        F = fisher_vector_product(lambda p: look(p)[1], theta)
         step = longest_step(optax.tree.scale(-1.0, g), F, hp)
         if hp.backtracks:
-            good = lambda p: (loss(p) < before) & (kl(p) <= hp.delta)
             params, accepted = line_search(good, theta, step, hp.backtracks)
         else:
             params, accepted = optax.tree.add(theta, step), jnp.float32(1.0)
         stats |= report(params, s.params, b, k, hp)[1]
-        stats |= dict(kl=kl(params), accepted=accepted, grad_norm=optax.tree.norm(g))
+        stats |= dict(kl=look(params)[1], accepted=accepted, grad_norm=optax.tree.norm(g))
         return s2.replace(params=params, key=key), stats
 
     return stateless(update)
