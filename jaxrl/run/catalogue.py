@@ -57,20 +57,24 @@ def index() -> list[dict]:
     return json.loads((PAPERS / "index.json").read_text())
 
 
+def files() -> dict[str, Path]:
+    """The file of every paper of the kit by slug, sorted by chapter: <chapter>/<slug>.py."""
+    return {p.stem: p for p in sorted(PAPERS.glob("*/*.py")) if p.name != "__init__.py"}
+
+
 def papers() -> dict[str, dict]:
     """Every paper of the kit by slug, sorted by chapter."""
-    found = [literal(p) for p in sorted(PAPERS.glob("*/*.py")) if p.name != "__init__.py"]
-    return {p["slug"]: p for p in found}
+    return {slug: literal(file) for slug, file in files().items()}
 
 
 def find(slug: str) -> dict:
     """The PAPER of a slug, or of a file where the slug ends in .py."""
     if slug.endswith(".py"):
         return literal(Path(slug))
-    known = papers()
+    known = files()
     if slug not in known:
         raise did_you_mean("paper", slug, known, "jaxrl papers lists them")
-    return known[slug]
+    return literal(known[slug])  # that one alone: another's being half-written is no matter
 
 
 @functools.cache

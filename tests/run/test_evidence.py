@@ -82,6 +82,9 @@ def test_every_system_is_listed():
         len(entries) == len({e["slug"] for e in entries}) == len({e["id"] for e in entries}) == 372
     )
     assert all(e["status"] == "planned" for e in entries if e["file"] is None)
+    for slug, paper in catalogue.papers().items():
+        assert paper["file"] == f"jaxrl/papers/{paper['chapter']}/{slug}.py"
+        assert paper["slug"] == slug
     own = [p for p in catalogue.papers().values() if not p.get("reference")]
     rows = {row["slug"]: row for row in catalogue.index()}
     for paper in own:  # what a file says of itself is what the index says
