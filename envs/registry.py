@@ -81,6 +81,7 @@ PLAYGROUND = (
 )
 
 PROBES = ("one", "sign", "delay", "action", "match", "constant")  # each with `-continuous` too
+GRIDS = ("fetch", "fetch-onehot")
 
 # What upstream offers and we do not, and why.
 EXCEPTIONS = {
@@ -95,6 +96,7 @@ def _table() -> dict[str, str]:
     table |= {f"brax/{m}/{b}": "brax" for m, bs in BRAX.items() for b in bs[1:]}
     table |= {f"playground/{m}": "playground" for m in PLAYGROUND}
     table |= {f"probe/{p}{tail}": "probe" for p in PROBES for tail in ("", "-continuous")}
+    table |= {f"grid/{g}": "grid" for g in GRIDS}
     return table
 
 
@@ -110,8 +112,8 @@ def _default_backend(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, probe or
-    custom: for defaults that go by class."""
+    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, probe,
+    grid or custom: for defaults that go by class."""
     table, name = _table(), _default_backend(name)
     if name in table:
         return table[name]
@@ -158,6 +160,10 @@ def make_env(name: str, **params: Any) -> Any:
             from envs import probe
 
             env = probe.make(name, **params)
+        case "grid":
+            from envs import grid
+
+            env = grid.make(name, **params)
         case _:
             from envs.adapters import gymnax_env
 
