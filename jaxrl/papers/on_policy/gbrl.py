@@ -73,8 +73,7 @@ def boost(head, kinds, surrogate=clip, value_loss=clipped_value) -> Part:
     def judge(p, _, b, key):  # the "parameters" are the outputs themselves; the loss is as ever
         return view(head, head.output(p["head"], p["z"], b.obs), p["value"], b)
 
-    none = lambda *_: ()  # of a policy the loss asks for `judge` alone
-    loss = total_loss(Policy(none, none, none, judge), surrogate, value_loss)
+    loss = total_loss(Policy(*[lambda *_: ()] * 3, judge), surrogate, value_loss)
 
     def update(s, b, t, hp, world):
         key, k = jax.random.split(s.key)
