@@ -22,6 +22,18 @@ def adam(hp: Any, t: Any = 0) -> optax.GradientTransformation:
     )
 
 
+def stopping(hp: Any, t: Any = 0) -> optax.GradientTransformation:
+    """`adam` until a gradient is exactly 0, as past a bound in the loss; then nothing moves."""
+    inner = adam(hp, t)
+
+    def update(grads, state, params):
+        updates, opt = inner.update(grads, state[0], params)
+        going = state[1] & (optax.tree.norm(grads) > 0)
+        return jax.tree.map(lambda x: jnp.where(going, x, 0.0), updates), (opt, going)
+
+    return optax.GradientTransformation(lambda p: (inner.init(p), jnp.bool_(True)), update)
+
+
 def fisher_vector_product(kl: Callable[[Params], jax.Array], params: Params) -> Callable:
     """v -> F v at `params`, without ever forming F.
 

@@ -109,6 +109,36 @@ def rollout(
     return stage, batch, mean | dict(episodes=count)
 
 
+def unjudged(
+    policy: Policy, params: Params, stage: Stage, key: Key, hp: Any, world: Any, steps: int
+) -> tuple[Stage, Batch, dict[str, jax.Array]]:
+    """A rollout for a buffer, as `rollout` but without values: later parameters have to give them.
+
+    The true next observation stands in `next_value` until `judged` puts V there. Without memory.
+    """
+
+    def act(params, obs, start, memory, key):
+        action, record, _, memory = policy.act(params, obs, start, memory, key)
+        return action, record, obs, memory
+
+    stage, b, metrics = rollout(policy._replace(act=act), params, stage, key, hp, world, steps)
+    return stage, b.replace(value=None, old=None), metrics
+
+
+def judged(policy: Policy, params: Params, b: Batch, key: Key) -> Batch:
+    """An `unjudged` batch with the values, and in `old` the record, that these parameters give."""
+    w = policy.judge(params, params, b.replace(old=b.record), key)
+    ahead = policy.act(params, b.next_value, b.start, (), None)[2]
+    return b.replace(old=w.record, value=w.value, next_value=ahead)
+
+
+def together(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The episode metrics of several rollouts [n], as those of one that did all their steps."""
+    count = metrics["episodes"]
+    mean = {k: jnp.nansum(v * count) / count.sum() for k, v in metrics.items()}  # NaN of no episode
+    return mean | dict(episodes=count.sum())
+
+
 def scale_reward(stage: Stage, batch: Batch, hp: Any) -> tuple[Stage, Batch]:
     """Divide rewards by the running standard deviation of the discounted return."""
     carry, returns = normalise.discounted(batch.reward, batch.done, stage.discounted, hp.gamma)

@@ -108,7 +108,7 @@ def fit(x: jax.Array, g: jax.Array, ask: Questions, depth: int) -> Tree:
 
 def leaf(tree: Tree, x: jax.Array) -> jax.Array:
     """The leaf that each row falls into, [M, F] -> [M, ...] for trees [...]."""
-    asked = jnp.asarray(x)[:, tree.feature]  # [M, ..., D]
+    asked = x[:, tree.feature]  # [M, ..., D]
     bits = (asked > tree.low) & (asked <= tree.high)
     return (bits << np.arange(bits.shape[-1])[::-1]).sum(-1)
 

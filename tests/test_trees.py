@@ -113,14 +113,14 @@ def test_boosting_is_the_loop_step_by_step():
     y = np.stack([np.sin(2 * x[:, 0]) + x[:, 1], (x[:, 3] == 1) * x[:, 2]], 1)
 
     @jax.jit
-    def step(e):
+    def step(e, x):
         h = fit(x, y - trees.predict(e, x), kinds=tuple(MIXED))
         e = trees.append(e, h.replace(value=0.3 * h.value))
         return e, trees.predict(e, x)
 
     e, F, losses = trees.empty(20, 3, 2), np.zeros_like(y), [np.square(y).mean()]
     for _ in range(12):
-        e, got = step(e)
+        e, got = step(e, x)
         h = grow(x, y - F, 5, MIXED, 3)
         F = F + 0.3 * np.array([walk(h, row) for row in x])
         np.testing.assert_allclose(got, F, rtol=1e-3, atol=1e-4)

@@ -219,6 +219,19 @@ def sgd(
     return stateless(update)
 
 
+def descent(policy: Policy, surrogate: Callable, optimiser: Callable = adam) -> Callable:
+    """(state, batch, key, hp, world, lr, epochs) -> what `sgd` makes of the state's parameters by a
+    surrogate alone, without the critic or an entropy bonus, from a fresh optimiser."""
+    part = sgd(policy, surrogate, value_loss=lambda w, *_: 0 * w.value, optimiser=optimiser)
+
+    def descend(s, b, key, hp, world, lr, epochs):
+        hp = hp.replace(lr=lr, epochs=epochs, ent_coef=0.0)
+        s = s.replace(opt=optimiser(hp).init(s.params), key=key)
+        return part.apply((), s, b, 0, hp, world)[1][0].params
+
+    return descend
+
+
 # ---- the builder -----------------------------------------------------------------------------
 
 
