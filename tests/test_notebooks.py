@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, on a small budget, and is committed with what it shows."""
+"""Every notebook runs from top to bottom on a small budget, and is committed with what it shows."""
 
 from pathlib import Path
 
