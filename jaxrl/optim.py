@@ -26,12 +26,15 @@ def stopping(hp: Any, t: Any = 0) -> optax.GradientTransformation:
     """`adam` until a gradient is exactly 0, as past a bound in the loss; then nothing moves."""
     inner = adam(hp, t)
 
-    def update(grads, state, params):
-        updates, opt = inner.update(grads, state[0], params)
-        going = state[1] & (optax.tree.norm(grads) > 0)
+    def init(params):
+        return inner.init(params), jnp.bool_(True)
+
+    def update(updates, state, params=None):
+        going = state[1] & (optax.tree.norm(updates) > 0)
+        updates, opt = inner.update(updates, state[0], params)
         return jax.tree.map(lambda x: jnp.where(going, x, 0.0), updates), (opt, going)
 
-    return optax.GradientTransformation(lambda p: (inner.init(p), jnp.bool_(True)), update)
+    return optax.GradientTransformation(init, update)
 
 
 def fisher_vector_product(kl: Callable[[Params], jax.Array], params: Params) -> Callable:

@@ -6,14 +6,8 @@ L is PPO's loss at a sample, z what the head makes a distribution of, F_0 = 0. A
 share the trees, each at its own rate; `trees.fit` has the splits' score and the leaves' values.
 From PPO it differs in this alone: trees, one a gradient step, are the parameters.
 
-Integer entries of an observation are categories. Of a network only `head` is looked at. A
-Gaussian's log σ, which no tree gives, takes plain gradient steps. A full ensemble learns no more
-(dropping old trees did worse): let `trees`, a metric too, hold iterations x epochs x minibatches.
-
-Checked with the authors' code, as the text's equations were out of reach: cosine score, quantiles,
-categories, leaves, gradients and their bounds. Unlike there, a tree sees the whole rollout (there
-64 to 512 rows, in more and shorter steps), over which advantages are standardised, and log σ is not
-Adam's. Not checked: greedy or separate trees, MiniGrid, Atari-RAM.
+Integers in an observation are categories; a full ensemble learns no more. Checked: the authors'
+code (trees on 64 to 512 rows, here the rollout; Adam for log σ, here plain). Not: the text.
 """
 
 import jax
@@ -42,7 +36,13 @@ PAPER = {
     "check": {
         "on": {"grid/fetch": 200_000, "CartPole-v1": 200_000},
         "tune": {"lr": [0.25, 0.5, 1.0]},
-        "arms": {"ppo": {"paper": "ppo", "tune": {"lr": [1e-3, 2.5e-3, 5e-3]}}},
+        "arms": {
+            "ppo": {  # it does better on such rollouts than on its own
+                "paper": "ppo",
+                "hyper": {"num_steps": 256, "minibatches": 16},
+                "tune": {"lr": [2.5e-3, 5e-3, 1e-2]},
+            },
+        },
         "says": ["final_return > ppo on grid/fetch", "final_return > 475 on CartPole-v1"],
     },
     "battery": {"hyper": {"num_steps": 8, "epochs": 2, "trees": 16}},
