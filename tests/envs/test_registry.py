@@ -50,6 +50,7 @@ def test_kinds():
         "brax",
         "playground",
         "probe",
+        "grid",
     }
     assert kinds["Breakout-MinAtar"] == "minatar" and kinds["brax/hopper/mjx"] == "brax"
     assert envs.kind("mine:make") == "custom" and envs.kind("brax/hopper/spring") == "brax"

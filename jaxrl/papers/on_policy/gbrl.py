@@ -32,7 +32,7 @@ PAPER = {
     "hyper": "GBRL",
     "parent": "ppo",
     "changes": "gradient-boosted trees, one a gradient step, in place of the network",
-    "claim": "it beats PPO's network where observations are categories, and solves CartPole",
+    "claim": "it beats PPO's network where observations are ids of categories, and solves CartPole",
     "check": {
         "on": {"grid/fetch": 200_000, "CartPole-v1": 200_000},
         "tune": {"lr": [0.25, 0.5, 1.0]},
