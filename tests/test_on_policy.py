@@ -222,6 +222,7 @@ def test_no_finished_episode_is_not_a_return_of_zero():
     assert got[4] == 50.0
 
 
+@pytest.mark.equation("ppo")
 def test_one_epoch_of_one_minibatch_is_a2c():
     """At θ = θ_old the ratio is 1 and the clipped gradient is the policy gradient's."""
     world = envs.make("CartPole-v1")
@@ -236,6 +237,7 @@ def test_one_epoch_of_one_minibatch_is_a2c():
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
+@pytest.mark.equation("ppo")
 def test_total_loss_is_the_sum_written_out():
     """By NumPy, for a linear softmax policy and a linear critic. PPO, eq. 9."""
     world = envs.make("probe/match")

@@ -21,6 +21,7 @@ def views(log_ratio, **more):
     return View(jnp.asarray(log_ratio), **(fields | more))
 
 
+@pytest.mark.equation("ppo")
 def test_the_clip_is_equation_7_and_its_gradient_stops_where_it_should():
     hp = PPO(eps=0.2)
     ratios, advantages = np.meshgrid(
@@ -37,6 +38,7 @@ def test_the_clip_is_equation_7_and_its_gradient_stops_where_it_should():
     np.testing.assert_allclose(grad, np.where(outside, 0.0, -r * A), rtol=1e-5)
 
 
+@pytest.mark.equation("ppo")
 def test_the_clipped_value_loss_is_the_larger_error():
     v, old, target = (
         jnp.array([1.0, 3.0, -2.0]),
@@ -51,6 +53,7 @@ def test_the_clipped_value_loss_is_the_larger_error():
     np.testing.assert_allclose(off, 0.5 * (v - target) ** 2)
 
 
+@pytest.mark.equation("ppo_kl")
 def test_the_penalty_is_equation_8():
     kl = jnp.array([0.1, 0.3])
     b = Batch(0, 0, 0, 0, advantage=jnp.array([2.0, -1.0]), dual=jnp.float32(5.0))
@@ -58,6 +61,7 @@ def test_the_penalty_is_equation_8():
     np.testing.assert_allclose(got, [-(1.5 * 2 - 5 * 0.1), -(0.5 * -1 - 5 * 0.3)], rtol=1e-5)
 
 
+@pytest.mark.equation("ppo_kl")
 @pytest.mark.parametrize(("d", "factor"), [(0.6, 0.5), (0.7, 1.0), (1.4, 1.0), (1.6, 2.0)])
 def test_beta_follows_section_4(d, factor):
     """Halved below d_targ / 1.5, doubled above 1.5 d_targ; d is the KL from the old parameters."""
@@ -75,6 +79,7 @@ def test_beta_follows_section_4(d, factor):
     np.testing.assert_allclose([beta, stats["kl"]], [3.0 * factor, d * 0.01], rtol=1e-6)
 
 
+@pytest.mark.equation("ppo_kl")
 @pytest.mark.parametrize(("d_targ", "factor"), [(1e3, 0.5), (1e-9, 2.0)])
 def test_beta_is_kept_from_update_to_update(d_targ, factor):
     world = envs.make("probe/match")
