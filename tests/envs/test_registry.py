@@ -165,7 +165,7 @@ def test_own_environments(tmp_path, monkeypatch):
     assert "object without name, observation_space" in fails(envs.make, "own_envs:broken")
     assert "did you mean make?" in fails(envs.make, "own_envs:mak")
     assert "KeyError: 'no data'" in fails(envs.make, "own_envs:crash")
-    assert "no module 'own_env'" in fails(envs.make, "own_env:make")
+    assert "no module 'own_envx'" in fails(envs.make, "own_envx:make")
     assert "needs a module 'no_such_module'" in fails(envs.make, "needs_more:make")
     assert "form my_module:make" in fails(envs.make, "own_envs:")
     assert str(tmp_path) not in sys.path
