@@ -5,6 +5,7 @@ import click
 from jaxrl.cli.options import only_json
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue, evidence
+from jaxrl.run.page import number
 
 
 @click.command()
@@ -46,15 +47,13 @@ def command(papers, every, quick, as_json):
 def report(r: dict, quick: bool) -> None:
     """The comparison, a statement a line."""
     for s in r["statements"]:
-        low, high = ("?" if x is None else f"{x:.4g}" for x in s["ci95"])
+        names = ("method_iqm", "baseline_iqm", "difference")
+        method, baseline, gap, low, high = (
+            number(x, 4) for x in (*[s[k] for k in names], *s["ci95"])
+        )
         click.echo(
-            f"{r['slug']}: {s['says']}: {value(s['method_iqm'])} against "
-            f"{value(s['baseline_iqm'])}; difference {value(s['difference'])} "
+            f"{r['slug']}: {s['says']}: {method} against {baseline}; difference {gap} "
             f"(95 % [{low}, {high}], {s['n']} seeds on {len(s['envs'])} environments), probability "
             f"of improvement {s['probability_of_improvement']:.2f}: {s['verdict']}"
         )
     click.echo(f"{r['slug']}: {'quick: no evidence' if quick else r['verdict']}")
-
-
-def value(x: float | None) -> str:
-    return "?" if x is None else f"{x:.4g}"

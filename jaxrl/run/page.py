@@ -19,8 +19,9 @@ def cell(text: object) -> str:
     return " ".join(str(text if text is not None else "").split()).replace("|", "\\|")
 
 
-def number(x: float | None) -> str:
-    return "?" if x is None else f"{x:.3g}"
+def number(x: float | None, digits: int = 3) -> str:
+    """A number of a record; null was NaN or infinite."""
+    return "?" if x is None else f"{x:.{digits}g}"
 
 
 def measured(claim: dict | None) -> str:
