@@ -96,6 +96,10 @@ class Wrapper:
     def max_steps(self) -> int:
         return self.env.max_steps
 
+    @property
+    def tables(self) -> Any:
+        return self.env.tables  # where the inner one has them (envs/tabular.py)
+
     def reset(self, key):
         return self.env.reset(key)
 

@@ -81,7 +81,14 @@ PLAYGROUND = (
 )
 
 PROBES = ("one", "sign", "delay", "action", "match", "constant")  # each with `-continuous` too
-GRIDS = ("fetch", "fetch-onehot")
+OWN = {  # module of this package: its environments, "<module>/<name>"
+    "probe": tuple(f"{p}{tail}" for p in PROBES for tail in ("", "-continuous")),
+    "grid": ("fetch", "fetch-onehot"),
+    "tabular": ("chain", "cliff", "maze", "queues", "random"),
+    "cover": ("biodiversity", "coverage"),
+    "rooms": ("four",),
+    "factory": ("lot-sizing", "lot-sizing-certain"),
+}
 
 # What upstream offers and we do not, and why.
 EXCEPTIONS = {
@@ -95,9 +102,7 @@ def _table() -> dict[str, str]:
     table |= {f"brax/{m}": "brax" for m in BRAX}
     table |= {f"brax/{m}/{b}": "brax" for m, bs in BRAX.items() for b in bs[1:]}
     table |= {f"playground/{m}": "playground" for m in PLAYGROUND}
-    table |= {f"probe/{p}{tail}": "probe" for p in PROBES for tail in ("", "-continuous")}
-    table |= {f"grid/{g}": "grid" for g in GRIDS}
-    return table
+    return table | {f"{module}/{name}": module for module in OWN for name in OWN[module]}
 
 
 def names() -> list[str]:
@@ -112,8 +117,8 @@ def _default_backend(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, probe,
-    grid or custom: for defaults that go by class."""
+    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, a module
+    of our own (`OWN`) or custom: for defaults that go by class."""
     table, name = _table(), _default_backend(name)
     if name in table:
         return table[name]
@@ -156,14 +161,8 @@ def make_env(name: str, **params: Any) -> Any:
             from envs.adapters import playground_env
 
             env = playground_env.make(name, **params)
-        case "probe":
-            from envs import probe
-
-            env = probe.make(name, **params)
-        case "grid":
-            from envs import grid
-
-            env = grid.make(name, **params)
+        case own if own in OWN:
+            env = importlib.import_module(f"envs.{own}").make(name, **params)
         case _:
             from envs.adapters import gymnax_env
 

@@ -41,6 +41,7 @@ class View(NamedTuple):
     value: jax.Array  # [...], or [..., K]
     entropy: Callable[[], jax.Array]  # computed only if asked
     kl: Callable[[], jax.Array]  # KL(π_old || π) at each state, computed only if asked
+    reverse_kl: Callable[[], jax.Array]  # KL(π || π_old), likewise
     record: Any  # what `act` would have recorded under these parameters
 
 

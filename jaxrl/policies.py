@@ -67,6 +67,7 @@ def view(head: Head, out, value, batch) -> View:
         value=value,
         entropy=pi.entropy,
         kl=lambda: head.distribution(old["out"]).kl_divergence(pi),
+        reverse_kl=lambda: pi.kl_divergence(head.distribution(old["out"])),
         record=dict(raw=raw, out=out, log_prob=log_prob),
     )
 

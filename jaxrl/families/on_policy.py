@@ -232,6 +232,16 @@ def descent(policy: Policy, surrogate: Callable, optimiser: Callable = adam) -> 
     return descend
 
 
+def watched(update: Part, measure: Callable) -> Part:
+    """An update that reports more: measure(state after it, batch, hp, world) -> metrics."""
+
+    def apply(slot, s, b, t, hp, world):
+        slot, (s, stats) = update.apply(slot, s, b, t, hp, world)
+        return slot, (s, stats | measure(s, b, hp, world))
+
+    return Part(update.init, apply)
+
+
 # ---- the builder -----------------------------------------------------------------------------
 
 

@@ -44,6 +44,11 @@ class Rewarded(Wrapper):
     scale: Any = 1.0
     shift: Any = 0.0
 
+    @property
+    def tables(self):
+        mdp = self.env.tables
+        return mdp.replace(r=jnp.where(mdp.end[:, None], 0.0, self.scale * mdp.r + self.shift))
+
     def reset(self, key, n):
         return self.env.reset(key, n)
 

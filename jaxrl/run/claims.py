@@ -3,6 +3,7 @@
     "check": {
         "on": {"CartPole-v1": 100_000, "Acrobot-v1": 200_000},     environment: steps of one seed
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},                      the grid of every arm
+        "by": "final_return",                                      what chooses its point
         "arms": {"unclipped": {"hyper": {"eps": "inf"}}, "a2c": {"paper": "a2c"}},
         "says": ["final_return > unclipped", "max kl < 0.015", "final_return > a2c - 0.05"],
     }
@@ -10,9 +11,9 @@
 The paper itself, with the defaults of the environment's class, is the first arm; where no others
 are named there is its parent. An arm may name another `paper`, `hyper` and `network` values, and a
 `tune` of its own with as many points; `hyper` and `network` beside `on` are every arm's. Each arm's
-point is chosen on each environment by the mean final return over seeds that are used for
-nothing else (from 1000), and its runs are reported on fresh ones (from 0). The grid is one vmapped
-program.
+point is chosen on each environment by the mean of `by` (the final return, or a metric as below,
+with a minus where less is better) over seeds that are used for nothing else (from 1000), and its
+runs are reported on fresh ones (from 0). The grid is one vmapped program.
 
 A statement is `[max|mean|last] METRIC < or > ARM-or-NUMBER [+ or - MARGIN] [on ENV]`. METRIC is
 `final_return` (by the mode, complete episodes) or a training metric, reduced over a run's
@@ -89,6 +90,7 @@ class Claim(NamedTuple):
     on: dict[str, int]
     arms: dict[str, Arm]  # the paper's own first
     says: list[Statement]
+    by: str = "final_return"  # what an arm's point is chosen by; less is better after a minus
 
 
 def read(slug: str) -> Claim:
@@ -98,7 +100,7 @@ def read(slug: str) -> Claim:
     if not isinstance(check, dict) or not {"on", "says"} <= set(check):
         raise InputError(f"claim: {own} has no check with its environments (on) and says")
     for key in check:
-        if key not in (known := ("on", "hyper", "network", "tune", "arms", "says")):
+        if key not in (known := ("on", "hyper", "network", "tune", "by", "arms", "says")):
             raise did_you_mean(f"claim: {own}: check", key, known)
     values = lambda table: {k: jobs.from_toml(k, v) for k, v in table.items()}
 
@@ -118,7 +120,10 @@ def read(slug: str) -> Claim:
         raise InputError(f"claim: {own}: arms are tuned over different numbers of points: {sizes}")
     on = {env: int(steps) for env, steps in check["on"].items()}
     says = [statement(own, text, tuple(on), arms) for text in check["says"]]
-    return Claim(own, paper, on, arms, says)
+    by = check.get("by", "final_return")
+    if by != "final_return" and not re.fullmatch(r"-?(max|mean|last) \w+", by):
+        raise InputError(f"claim: {own}: by: {by!r} is not final_return or [-]max|mean|last METRIC")
+    return Claim(own, paper, on, arms, says, by)
 
 
 def statement(slug: str, text: str, envs: tuple[str, ...], arms: dict[str, Arm]) -> Statement:
@@ -157,13 +162,16 @@ def points(job: jobs.Job, tune: dict[str, list]) -> list:
     return out
 
 
-def measure(arm: Arm, env: str, steps: int, seeds: int, metrics: set[str]) -> dict:
+def measure(
+    arm: Arm, env: str, steps: int, seeds: int, metrics: set[str], by: str = "final_return"
+) -> dict:
     """Tune an arm on an environment, then run it on fresh seeds: its point and its scores."""
     run = dict(paper=arm.paper, env=env, steps=steps, seeds=seeds, evals=1)
     job = jobs.resolve(run=run, env_params={}, network=arm.network, hyper=arm.hyper)
     s, grid = set_up(job), points(job, arm.tune)
     known = jax.eval_shape(s.algo.step, one_state(s), jnp.int32(0), s.hp, s.world)[1]
-    for metric in metrics - {"final_return"}:  # said before anything compiles
+    goal = by.removeprefix("-")
+    for metric in (metrics | {goal}) - {"final_return"}:  # said before anything compiles
         if (name := metric.split()[1]) not in known:
             raise did_you_mean(f"claim: {Path(arm.paper).stem}: metric", name, known)
     each = max(1, seeds // len(grid))
@@ -173,9 +181,10 @@ def measure(arm: Arm, env: str, steps: int, seeds: int, metrics: set[str]) -> di
     program, chosen, tried = None, 0, []
     if len(grid) > 1:
         program = build(tuning, sampled=False)
-        returns = scores(tuning, program, {"final_return"})["final_return"]
-        tried = [float(returns[order == i][:each].mean()) for i in range(len(grid))]
-        chosen = int(np.argmax(np.nan_to_num(tried, nan=-np.inf)))
+        reached = scores(tuning, program, {goal})[goal]
+        tried = [float(reached[order == i][:each].mean()) for i in range(len(grid))]
+        better = -np.array(tried) if by.startswith("-") else np.array(tried)
+        chosen = int(np.argmax(np.nan_to_num(better, nan=-np.inf)))
     final = s.sweep([grid[chosen]] * seeds, np.arange(seeds))
     program = program if program and len(order) == seeds else build(final, sampled=False)
     table = jobs.to_tables(dataclasses.replace(job, hyper=grid[chosen]))
@@ -186,7 +195,7 @@ def measure(arm: Arm, env: str, steps: int, seeds: int, metrics: set[str]) -> di
         network=table["network"],
         steps=job.iterations * job.hyper.steps_per_iteration,
         tuned=named(grid[chosen]),
-        tuning=[dict(named(p), final_return=finite(x)) for p, x in zip(grid, tried)],
+        tuning=[dict(named(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
         scores={k: finite(v) for k, v in scores(final, program, metrics).items()},
     )
 
@@ -278,7 +287,8 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
             unit = time.time()
             asked = {s.metric for s in claim.says if name in (claim.slug, s.against)}
             budget = max(steps // QUICK["steps"], 20_000) if quick else steps
-            got = measure(arm, env, min(budget, steps), seeds, asked | {"final_return"})
+            asked |= {"final_return"}
+            got = measure(arm, env, min(budget, steps), seeds, asked, claim.by)
             got["wall_seconds"] = round(time.time() - unit, 1)
             done.setdefault(env, {})[name] = got
             shown = iqm(np.array(got["scores"]["final_return"], float))

@@ -22,8 +22,8 @@ def test_fetch_keeps_the_protocol(name):
 
 
 def test_names_and_parameters():
-    assert tuple(grid.TABLE) == registry.GRIDS
-    assert {envs.kind(f"grid/{g}") for g in registry.GRIDS} == {"grid"}
+    assert tuple(grid.TABLE) == registry.OWN["grid"]
+    assert {envs.kind(f"grid/{g}") for g in registry.OWN["grid"]} == {"grid"}
     assert envs.make("grid/fetch", max_steps=7).max_steps == 7
     with pytest.raises(InputError, match="did you mean slip"):
         envs.make("grid/fetch", slips=0.1)
@@ -88,7 +88,7 @@ def test_distractors_change_and_tell_nothing():
 
 
 def test_the_twin_is_the_same_room_written_out():
-    ids, ones = (envs.make_env(f"grid/{g}").env for g in registry.GRIDS)
+    ids, ones = (envs.make_env(f"grid/{g}").env for g in registry.OWN["grid"])
     both = jax.jit(lambda k: (ids.reset(k), ones.reset(k)))
     for k in jax.random.split(KEY, 5):
         (s, a), (s1, b) = both(k)

@@ -49,8 +49,7 @@ def test_kinds():
         "misc",
         "brax",
         "playground",
-        "probe",
-        "grid",
+        *registry.OWN,
     }
     assert kinds["Breakout-MinAtar"] == "minatar" and kinds["brax/hopper/mjx"] == "brax"
     assert envs.kind("mine:make") == "custom" and envs.kind("brax/hopper/spring") == "brax"
@@ -61,12 +60,15 @@ def test_tables_follow_upstream():
     import gymnax
     from brax import envs as brax
 
-    from envs.probe import TABLE
-
     assert set(registry.GYMNAX) | {"MNISTBandit-bsuite"} == set(gymnax.registered_envs)
     assert set(registry.BRAX) | {"swimmer"} == set(brax._envs)
-    assert tuple(TABLE) == registry.PROBES
     assert not set(registry.EXCEPTIONS) & set(envs.names())
+
+
+def test_our_own_modules_make_what_the_table_names():
+    for module, names in registry.OWN.items():
+        for name in names:
+            assert envs.make_env(f"{module}/{name}").name == f"{module}/{name}"
 
 
 def test_wrong_names_and_parameters():

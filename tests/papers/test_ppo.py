@@ -17,7 +17,8 @@ from jaxrl.types import Batch
 
 def views(log_ratio, **more):
     zero = jnp.zeros_like(jnp.asarray(log_ratio))
-    fields = dict(log_prob=zero, value=zero, entropy=lambda: zero, kl=lambda: zero, record=None)
+    thunks = dict.fromkeys(("entropy", "kl", "reverse_kl"), lambda: zero)
+    fields = dict(log_prob=zero, value=zero, record=None) | thunks
     return View(jnp.asarray(log_ratio), **(fields | more))
 
 

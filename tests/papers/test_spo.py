@@ -21,7 +21,7 @@ def losses(surrogate, eps, log_ratio, advantage):
 
     def one(x, A):
         zero = jnp.zeros(())
-        w = View(x, x, zero, lambda: zero, lambda: zero, None)
+        w = View(x, x, zero, *[lambda: zero] * 3, None)
         return surrogate(w, Batch(0, 0, 0, 0, advantage=A), PPO(eps=eps))
 
     f = jax.vmap(jax.value_and_grad(one))

@@ -1,0 +1,177 @@
+"""Markov decision processes as tables: small enough to be solved, and played like any environment.
+
+    P[s, a, s']   the probability of s' after action a in s;  r[s, a] the reward;  rho[s] of a start
+
+A state is seen as a row of zeros with a one, so that a linear policy is a table. Entering a state
+of `end` ends the episode; there P stays and r is 0, so that the tables alone tell the whole value.
+
+    chain    right moves on, left goes back to the start; 1 a step at the far end, 0.1 for left
+    cliff    4 x 4 cells, from the lower left corner to the lower right; a push down, at times, over
+             the cells between them costs 10 and leads back; a step costs 1
+    maze     6 x 6 cells with two walls, 1 for reaching the far corner
+    queues   two queues and one server; the cost is how many wait
+    random   a Garnet: each action leads to a few states, rewards uniform; `seed` draws another
+
+`controllers` [M, S, A] are policies that a task comes with: one for each action, always played, or
+in `random` some that were drawn.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from envs.adapters.common import number, time_limit
+from envs.base import Step, TimeLimit
+from envs.spaces import Box, Discrete
+from jaxrl.errors import InputError, did_you_mean
+
+MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])  # up, right, down, left
+
+
+@struct.dataclass
+class Tabular:
+    """The state is the number of a row."""
+
+    P: jax.Array  # [S, A, S]
+    r: jax.Array  # [S, A]
+    rho: jax.Array  # [S]
+    end: jax.Array  # [S] bool
+    controllers: jax.Array  # [M, S, A]
+    name: str = struct.field(pytree_node=False)
+
+    @property
+    def observation_space(self) -> Box:
+        return Box(0.0, 1.0, (self.r.shape[0],))
+
+    @property
+    def action_space(self) -> Discrete:
+        return Discrete(self.r.shape[1])
+
+    @property
+    def max_steps(self) -> int:
+        return 0
+
+    @property
+    def tables(self) -> "Tabular":
+        """Itself: how the tables are reached through wrappers."""
+        return self
+
+    def reset(self, key):
+        s = jax.random.categorical(key, jnp.log(self.rho))
+        return s, self.observe(s)
+
+    def observe(self, s) -> jax.Array:
+        return jax.nn.one_hot(s, self.r.shape[0])
+
+    def step(self, key, state, action):
+        s = jax.random.categorical(key, jnp.log(self.P[state, action]))
+        return Step(s, self.observe(s), self.r[state, action], self.end[s], jnp.zeros((), bool))
+
+
+def chain(length: float, slip: float) -> tuple:
+    """Right in the last cell stays there."""
+    n = int(length)
+    P, r = np.zeros((n, 2, n)), np.zeros((n, 2))
+    P[:, 0, 0] = 1.0
+    for s in range(n):
+        P[s, 1, min(s + 1, n - 1)] += 1 - slip
+        P[s, 1, 0] += slip
+    r[:, 0], r[-1, 1] = 0.1, 1.0
+    return P, r, np.eye(n)[0], np.zeros(n, bool)
+
+
+def walk(width: int, height: int, walls: set, slip: float) -> np.ndarray:
+    """P of moving by MOVES between the cells y * width + x; a slip goes anywhere."""
+    P = np.zeros((width * height, 4, width * height))
+    for s in range(width * height):
+        at = np.array((s % width, s // width))
+        for a, move in enumerate(MOVES):
+            x, y = at + move
+            inside = 0 <= x < width and 0 <= y < height and (x, y) not in walls
+            P[s, a, y * width + x if inside else s] = 1.0
+    return (1 - slip) * P + slip * P.mean(1, keepdims=True)
+
+
+def absorb(P: np.ndarray, r: np.ndarray, end: np.ndarray) -> None:
+    """The states of `end` keep what enters them, and pay nothing more."""
+    P[end], r[end] = np.eye(len(P))[end][:, None], 0.0
+
+
+def maze(slip: float) -> tuple:
+    walls = {(2, y) for y in range(4)} | {(4, y) for y in range(2, 6)}
+    P = walk(6, 6, walls, slip)
+    end = np.arange(36) == 35
+    r = P[:, :, 35].copy()
+    absorb(P, r, end)
+    return P, r, np.eye(36)[0], end
+
+
+def cliff(slip: float, fall: float) -> tuple:
+    """A slip is a push down, whatever the action: it matters above the cliff."""
+    P = walk(4, 4, set(), 0.0)
+    P = (1 - slip) * P + slip * P[:, 2:3]
+    end = np.arange(16) == 15
+    over = np.isin(np.arange(16), (13, 14))
+    P[over] = np.eye(16)[12]
+    r = np.where(over, -fall, -1.0)[:, None].repeat(4, 1)
+    absorb(P, r, end)
+    return P, r, np.eye(16)[12], end
+
+
+def queues(arrive: float, serve: float) -> tuple:
+    """State 5 i + j: i and j wait, at most 4 each. One served job leaves with probability `serve`;
+    then one joins each queue, the first with `arrive`, the second with half of it."""
+    P, r = np.zeros((25, 2, 25)), np.zeros((25, 2))
+    for s in range(25):
+        i, j = divmod(s, 5)
+        r[s] = -(i + j)
+        for a in range(2):
+            for done, p in ((1, serve), (0, 1 - serve)):
+                for x, px in ((1, arrive), (0, 1 - arrive)):
+                    for y, py in ((1, arrive / 2), (0, 1 - arrive / 2)):
+                        left = max(i - done * (a == 0), 0), max(j - done * (a == 1), 0)
+                        after = min(left[0] + x, 4), min(left[1] + y, 4)
+                        P[s, a, 5 * after[0] + after[1]] += p * px * py
+    return P, r, np.eye(25)[0], np.zeros(25, bool)
+
+
+def garnet(seed: float, states: float) -> tuple:
+    rng, n = np.random.default_rng(int(seed)), int(states)
+    P, r = np.zeros((n, 3, n)), rng.random((n, 3))
+    for s in range(n):
+        for a in range(3):
+            P[s, a, rng.choice(n, min(3, n), replace=False)] = rng.dirichlet(np.ones(min(3, n)))
+    policies = rng.dirichlet(0.3 * np.ones(3), (3, n))
+    return P, r, np.full(n, 1 / n), np.zeros(n, bool), policies
+
+
+TABLE = {
+    "chain": (chain, dict(length=6, slip=0.1), 30),
+    "cliff": (cliff, dict(slip=0.1, fall=10.0), 60),
+    "maze": (maze, dict(slip=0.1), 60),
+    "queues": (queues, dict(arrive=0.4, serve=0.8), 60),
+    "random": (garnet, dict(seed=0, states=8), 40),
+}
+RANGES = dict.fromkeys(("slip", "arrive", "serve"), (0.0, 1.0)) | dict(
+    length=(2, 100), states=(2, 100), seed=(0, 2**31), fall=(0.0, np.inf)
+)
+
+
+def make(name: str, **params: Any) -> Any:
+    build, defaults, steps = TABLE[name.removeprefix("tabular/")]
+    limit = time_limit(params, steps)
+    said = {k: float(number(k, params.pop(k, v), v)) for k, v in defaults.items()}
+    for k in params:
+        raise did_you_mean(f"{name} parameter", k, [*defaults, "max_steps"])
+    for k, x in said.items():
+        low, high = RANGES[k]
+        if not low <= x <= high:
+            raise InputError(f"{name} parameter {k}: {x:g} is outside [{low:g}, {high:g}]")
+    P, r, rho, end, *own = build(**said)
+    constant = np.eye(r.shape[1])[:, None].repeat(len(r), 1)
+    floats = (jnp.asarray(x, jnp.float32) for x in (P, r, rho))
+    controllers = jnp.asarray(own[0] if own else constant, jnp.float32)
+    return TimeLimit(Tabular(*floats, jnp.asarray(end), controllers, name), limit)
