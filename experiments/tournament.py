@@ -1,0 +1,176 @@
+"""The on-policy chapter against itself: every surrogate, the same budget, the same tuning.
+
+    python experiments/tournament.py            run what has no record yet; draw and tabulate
+    python experiments/tournament.py --draw     draw and tabulate only
+
+One method differs from another in its file alone: network, rollouts, epochs and the grid of
+learning rates are those of the environment's class. A unit is a method on an environment: its rate
+chosen on seeds from 1000, its result on 16 fresh ones. Each is recorded as it ends, so that a
+broken-off run goes on where it was.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from envs.scores import RANGES
+from jaxrl.run import catalogue, evidence, record
+from jaxrl.run.claims import SEEDS, Arm, measure
+from jaxrl.run.stats import difference, interval, iqm
+
+HERE = Path(__file__).parent / "results" / "tournament"
+BUDGET = {
+    "CartPole-v1": 100_000,
+    "Acrobot-v1": 100_000,
+    "Pendulum-v1": 100_000,
+    "Breakout-MinAtar": 300_000,
+    "brax/inverted_pendulum": 100_000,
+}
+TUNE = {"lr": [3e-4, 1e-3, 3e-3]}
+METHODS = (
+    "a2c",
+    "ppo",
+    "ppo_kl",
+    "spo",
+    "mdpo",
+    "brrl",
+    "d_ppo",
+    "discovered_po",
+    "taypo",
+    "trpo",
+    "fixpo",
+    "vmpo",
+)
+
+
+def path(method: str, env: str) -> Path:
+    return HERE / f"{method}-{env.replace('/', '-')}.json"
+
+
+def known(method: str, env: str) -> dict | None:
+    """A unit's record, if it is of this version of the method's file."""
+    file = path(method, env)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    now = evidence.sha256(catalogue.find(method))
+    return found if found.get("file_sha256") == now else None
+
+
+def run(method: str, env: str) -> None:
+    """Measure a unit and record it."""
+    began = time.time()
+    arm = Arm(method, {}, {}, TUNE)
+    got = measure(arm, env, BUDGET[env], SEEDS, {"final_return", "mean episode_return"})
+    got |= dict(
+        env=env,
+        seeds=SEEDS,
+        file_sha256=evidence.sha256(catalogue.find(method)),
+        wall_seconds=round(time.time() - began, 1),
+        versions=record.versions(),
+        revision=record.revision(),
+        machine=record.machine(),
+    )
+    HERE.mkdir(parents=True, exist_ok=True)
+    path(method, env).write_text(json.dumps(got, indent=1) + "\n")
+    x = np.array(got["scores"]["final_return"], float)
+    print(f"{method} on {env} {got['tuned']}: {iqm(x):.1f} ({got['wall_seconds']} s)", flush=True)
+
+
+def returns(method: str) -> np.ndarray:
+    """Final returns [environments, seeds]; NaN where a unit is missing."""
+    units = [known(method, env) for env in BUDGET]
+    missing = [np.nan] * SEEDS
+    return np.array([u["scores"]["final_return"] if u else missing for u in units], float)
+
+
+def normalised(x: np.ndarray) -> np.ndarray:
+    """Returns [environments, seeds] on the fixed scale of envs/scores.py."""
+    low, high = np.array([RANGES[env] for env in BUDGET]).T[:, :, None]
+    return (x - low) / (high - low)
+
+
+def pooled(x: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The interquartile mean over environments and seeds, with its interval."""
+    return difference(x, np.zeros_like(x))
+
+
+def draw(scores: dict[str, np.ndarray]) -> None:
+    """A panel for each environment and one for all: interquartile means with their intervals."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    order = sorted(scores, key=lambda m: pooled(normalised(scores[m]))[0])
+    fig, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained", sharey=True)
+    panels = ["all, normalised", *BUDGET]
+    for k, (ax, name) in enumerate(zip(axes.flat, panels)):
+        for i, method in enumerate(order):
+            x = scores[method]
+            if k == 0:
+                mid, (low, high) = pooled(normalised(x))
+            else:
+                mid, (low, high) = float(iqm(x[k - 1])), interval(x[k - 1])
+                ax.plot(x[k - 1], np.full(SEEDS, i), "|", color="#999999", markersize=6)
+            color = "#D55E00" if method == "ppo" else "#0072B2"
+            ax.plot([low, high], [i, i], color=color, linewidth=2.5, solid_capstyle="butt")
+            ax.plot(mid, i, "o", color=color, markersize=5)
+        steps = f", {BUDGET[name]:,} steps" if name in BUDGET else ""
+        ax.set_title(f"{name}{steps}", fontsize=10)
+        ax.set_yticks(range(len(order)), order)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="x", alpha=0.3)
+    fig.suptitle(
+        f"final return by the mode: interquartile mean of {SEEDS} seeds, 95 % interval, "
+        "a tick a seed",
+        fontsize=10,
+    )
+    fig.savefig(HERE / "on_policy.png", dpi=130)
+    plt.close(fig)
+
+
+def table(scores: dict[str, np.ndarray]) -> str:
+    """Markdown: each environment, all together, and against PPO."""
+    head = ["method", *BUDGET, "all, normalised", "less PPO's"]
+    lines = [head, ["---"] * len(head)]
+    ppo = normalised(scores["ppo"])
+    for method in sorted(scores, key=lambda m: -pooled(normalised(scores[m]))[0]):
+        x = scores[method]
+        cells = []
+        for env, row in zip(BUDGET, x):
+            low, high = interval(row)
+            unit = known(method, env)
+            cells.append(f"{iqm(row):.4g} [{low:.4g}, {high:.4g}], lr {unit['tuned']['lr']:g}")
+        mid, (low, high) = pooled(normalised(x))
+        gap, (worst, best) = difference(normalised(x), ppo)
+        less = "" if method == "ppo" else f"{gap:+.3f} [{worst:+.3f}, {best:+.3f}]"
+        lines.append([method, *cells, f"{mid:.3f} [{low:.3f}, {high:.3f}]", less])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write() -> None:
+    """The picture, and the table between the marks of the page."""
+    scores = {m: returns(m) for m in METHODS if catalogue.files().get(m)}
+    scores = {m: x for m, x in scores.items() if np.isfinite(x).all()}
+    draw(scores)
+    page, begin, end = HERE / "README.md", "<!-- table: begin -->", "<!-- table: end -->"
+    text = page.read_text()
+    before, after = text.split(begin)[0], text.split(end)[1]
+    page.write_text(f"{before}{begin}\n\n{table(scores)}\n\n{end}{after}")
+
+
+def main(arguments: list[str]) -> None:
+    if extra := [a for a in arguments if a != "--draw"]:
+        sys.exit(f"tournament: no {extra[0]!r}; there is --draw")
+    if not arguments:
+        for env in BUDGET:
+            for method in METHODS:
+                if known(method, env) is None:
+                    run(method, env)
+    write()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
