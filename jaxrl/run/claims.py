@@ -183,8 +183,7 @@ def measure(
         program = build(tuning, sampled=False)
         reached = scores(tuning, program, {goal})[goal]
         tried = [float(reached[order == i][:each].mean()) for i in range(len(grid))]
-        better = -np.array(tried) if by.startswith("-") else np.array(tried)
-        chosen = int(np.argmax(np.nan_to_num(better, nan=-np.inf)))
+        chosen = choose(tried, by)
     final = s.sweep([grid[chosen]] * seeds, np.arange(seeds))
     program = program if program and len(order) == seeds else build(final, sampled=False)
     table = jobs.to_tables(dataclasses.replace(job, hyper=grid[chosen]))
@@ -198,6 +197,12 @@ def measure(
         tuning=[dict(named(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
         scores={k: finite(v) for k, v in scores(final, program, metrics).items()},
     )
+
+
+def choose(tried: list[float], by: str) -> int:
+    """The best of the points by what each reached; one that was lost to NaN is the worst."""
+    better = np.array(tried) * (-1 if by.startswith("-") else 1)
+    return int(np.argmax(np.nan_to_num(better, nan=-np.inf)))
 
 
 def plain(x: Any) -> Any:

@@ -20,6 +20,7 @@ PAPER = {
         "hyper": {"num_envs": 4, "num_steps": 8, "minibatches": 2, "ent_coef": 0.0},
         "network": {"hidden": [8]},
         "tune": {"lr": [1e-7, 0.03]},
+        "by": "mean episode_return",
         "arms": {"still": {"hyper": {"vf_coef": 0.0}, "tune": {"lr": [1e-8, 1e-7]}}},
         "says": ["mean episode_return > still on probe/match", "max grad_norm < 0"],
     },
@@ -48,6 +49,7 @@ def mine(tmp_path):
         ("on probe/match", "on probe/mat", "did you mean probe/match or"),
         ('"lr": [1e-8, 1e-7]', '"lr": [1e-8]', "different numbers of points"),
         ('"tune": {"lr": [1e-7', '"tun": {"lr": [1e-7', "did you mean tune"),
+        ('"says"', '"by": "grad_norm", "says"', "by: 'grad_norm' is not final_return or"),
         ('"says"', '"say"', "has no check"),
     ],
 )
@@ -55,6 +57,11 @@ def test_what_is_no_claim_is_said_in_one_line(mine, old, new, words):
     with pytest.raises(InputError) as error:
         claims.read(mine(old, new))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_point_is_the_one_that_reached_most_or_least():
+    tried = [3.0, np.nan, 7.0, 1.0]
+    assert claims.choose(tried, "last utility") == 2 and claims.choose(tried, "-last gap") == 3
 
 
 def test_a_static_field_is_not_tuned(mine):
@@ -151,6 +158,7 @@ def test_a_claim_is_tuned_run_recorded_and_can_be_broken_off(mine, monkeypatch):
     assert not catalogue.Path(slug).with_suffix(".claim.partial.json").exists()
     own = got["arms"]["probe/match"]["mine"]
     assert own["tuned"] == {"lr": 0.03}  # of the two, the one that learns
+    assert [set(p) for p in own["tuning"]] == [{"lr", "mean episode_return"}] * 2
     assert [p["lr"] for p in own["tuning"]] == [1e-7, 0.03]
     assert [s["verdict"] for s in got["statements"]] == ["reproduced", "not reproduced"]
     assert got["verdict"] == "not reproduced"
