@@ -168,6 +168,14 @@ def minibatches(key: Key, b: Batch, hp: Any, sequences: bool):
     return jax.random.permutation(key, n).reshape(hp.minibatches, -1), take
 
 
+def one_pass(step: Callable, carry: Any, b: Batch, key: Key, hp: Any, sequences: bool):
+    """step(carry, minibatch, key) -> (carry, stats) over the minibatches of a shuffled batch."""
+    k_shuffle, k_step = jax.random.split(key)
+    index, take = minibatches(k_shuffle, b, hp, sequences)
+    each = lambda carry, x: step(carry, take(x[0]), x[1])
+    return jax.lax.scan(each, carry, (index, jax.random.split(k_step, hp.minibatches)))
+
+
 def total_loss(policy: Policy, surrogate: Callable, value_loss: Callable = squared_error):
     """mean(surrogate) + vf_coef mean(value_loss) - ent_coef mean(entropy), and its parts."""
 
@@ -199,18 +207,15 @@ def sgd(
         opt = optimiser(hp, t)
         key, k = jax.random.split(s.key)
 
+        def step(carry, part, k):
+            params, state = carry
+            grads, stats = jax.grad(loss, has_aux=True)(params, s.params, part, k, hp)
+            updates, state = opt.update(grads, state, params)
+            stats["grad_norm"] = optax.tree.norm(grads)
+            return (optax.apply_updates(params, updates), state), stats
+
         def epoch(carry, k):
-            k_shuffle, k_loss = jax.random.split(k)
-            index, take = minibatches(k_shuffle, b, hp, sequences)
-
-            def step(carry, x):
-                (params, state), (i, k) = carry, x
-                grads, stats = jax.grad(loss, has_aux=True)(params, s.params, take(i), k, hp)
-                updates, state = opt.update(grads, state, params)
-                stats["grad_norm"] = optax.tree.norm(grads)
-                return (optax.apply_updates(params, updates), state), stats
-
-            return jax.lax.scan(step, carry, (index, jax.random.split(k_loss, hp.minibatches)))
+            return one_pass(step, carry, b, k, hp, sequences)
 
         carry, stats = jax.lax.scan(epoch, (s.params, s.opt), jax.random.split(k, hp.epochs))
         params, opt_state = carry

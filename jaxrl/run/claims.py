@@ -15,10 +15,10 @@ point is chosen on each environment by the mean of `by` (the final return, or a 
 with a minus where less is better) over seeds that are used for nothing else (from 1000), and its
 runs are reported on fresh ones (from 0). The grid is one vmapped program.
 
-A statement is `[max|mean|last] METRIC < or > ARM-or-NUMBER [+ or - MARGIN] [on ENV]`. METRIC is
-`final_return` (by the mode, complete episodes) or a training metric, reduced over a run's
-iterations (last: its last tenth); `mean episode_return` is the area under the learning curve. Over
-several environments returns are normalised (`envs/scores.py`). It holds if the whole 95 % interval
+A statement is `[max|mean|last] METRIC [of ARM] < or > ARM-or-NUMBER [+ or - MARGIN] [on ENV]`, of
+the paper itself where no arm is named. METRIC is `final_return` (by the mode, complete episodes) or
+a training metric, reduced over a run's iterations (last: its last tenth); `mean episode_return` is
+the area under the learning curve. Over several environments returns are normalised (`envs/scores.py`). It holds if the whole 95 % interval
 of the difference does: interquartile means, seeds drawn anew within each environment and arm.
 """
 
@@ -53,7 +53,8 @@ REDUCE = {
     "last": lambda x: np.nanmean(x[:, -max(1, x.shape[1] // 10) :], 1),
 }
 GRAMMAR = re.compile(
-    r"(?:(?P<reduce>max|mean|last) )?(?P<metric>\w+) (?P<relation>[<>]) (?P<against>[\w.-]+)"
+    r"(?:(?P<reduce>max|mean|last) )?(?P<metric>\w+)(?: of (?P<of>\w+))?"
+    r" (?P<relation>[<>]) (?P<against>[\w.-]+)"
     r"(?: (?P<sign>[+-]) (?P<margin>[\d.e-]+))?(?: on (?P<env>\S+))?"
 )
 
@@ -62,6 +63,7 @@ class Statement(NamedTuple):
     """What is said to be more or less than what."""
 
     text: str
+    of: str  # the arm whose it is
     metric: str  # "final_return", or a reduction and a training metric
     relation: str  # < or >
     against: str | float  # an arm, or a number
@@ -142,9 +144,11 @@ def statement(slug: str, text: str, envs: tuple[str, ...], arms: dict[str, Arm])
     metric = " ".join(x for x in (said["reduce"], said["metric"]) if x)
     if (said["reduce"] is None) != (said["metric"] == "final_return"):
         raise InputError(f"claim: {slug}: {text!r}: max, mean or last of what metric?")
+    if (of := said["of"] or slug) not in arms:
+        raise did_you_mean(f"claim: {slug}: arm", of, arms)
     margin = float((said["sign"] or "") + (said["margin"] or "0"))
     where = (said["env"],) if said["env"] else envs
-    out = Statement(text, metric, said["relation"], against, margin, where)
+    out = Statement(text, of, metric, said["relation"], against, margin, where)
     if out.is_return and len(out.envs) > 1 and (unknown := set(envs) - set(RANGES)):
         raise InputError(f"claim: {slug}: envs/scores.py has no range for {sorted(unknown)[0]}")
     return out
@@ -222,7 +226,7 @@ def scores(s, program, metrics: set[str]) -> dict[str, np.ndarray]:
     return out
 
 
-def judge(says: Statement, own: str, done: dict[str, dict[str, dict]]) -> dict:
+def judge(says: Statement, done: dict[str, dict[str, dict]]) -> dict:
     """Whether a statement holds, from the scores of each arm on each environment."""
 
     def of(arm: str) -> np.ndarray:
@@ -235,7 +239,7 @@ def judge(says: Statement, own: str, done: dict[str, dict[str, dict]]) -> dict:
             rows.append(x)
         return np.stack(rows)
 
-    method = of(own)
+    method = of(says.of)
     if isinstance(says.against, str):
         baseline = of(says.against)
         gap, (low, high) = difference(method, baseline)
@@ -249,7 +253,7 @@ def judge(says: Statement, own: str, done: dict[str, dict[str, dict]]) -> dict:
     return dict(
         says=says.text,
         metric=scale + says.metric,
-        method=own,
+        method=says.of,
         baseline=says.against,
         n=int(method.shape[1]),
         envs=list(says.envs),
@@ -290,7 +294,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
             if name in done.get(env, {}):
                 continue
             unit = time.time()
-            asked = {s.metric for s in claim.says if name in (claim.slug, s.against)}
+            asked = {s.metric for s in claim.says if name in (s.of, s.against)}
             budget = max(steps // QUICK["steps"], 20_000) if quick else steps
             asked |= {"final_return"}
             got = measure(arm, env, min(budget, steps), seeds, asked, claim.by)
@@ -303,7 +307,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
                 whole = so_far.with_suffix(".new")  # a run that is killed leaves none in pieces
                 whole.write_text(json.dumps(dict(file_sha256=version, done=done)))
                 whole.replace(so_far)
-    statements = [judge(s, claim.slug, done) for s in claim.says]
+    statements = [judge(s, done) for s in claim.says]
     holds = all(s["verdict"] == "reproduced" for s in statements)
     out = dict(
         slug=claim.slug,

@@ -46,6 +46,7 @@ def mine(tmp_path):
         ('"max grad_norm < 0"', '"max grad_norm is 0"', "is not `METRIC < or > ARM-or-NUMBER`"),
         ('"max grad_norm < 0"', '"final_return > stil"', "did you mean still?"),
         ('"max grad_norm < 0"', '"final_return > still"', "no range for probe/action"),
+        ('"max grad_norm < 0"', '"max grad_norm of stil < 0"', "did you mean still?"),
         ("on probe/match", "on probe/mat", "did you mean probe/match or"),
         ('"lr": [1e-8, 1e-7]', '"lr": [1e-8]', "different numbers of points"),
         ('"tune": {"lr": [1e-7', '"tun": {"lr": [1e-7', "did you mean tune"),
@@ -99,7 +100,7 @@ def judged(text, method, other, envs=("CartPole-v1",)):
     says = claims.statement("a", text, envs, arms)
     scores = lambda x: dict(scores={says.metric: list(x)})
     done = {e: dict(a=scores(m), b=scores(o)) for e, m, o in zip(envs, method, other)}
-    return claims.judge(says, "a", done)
+    return claims.judge(says, done)
 
 
 def test_a_statement_holds_only_if_its_whole_interval_does():
@@ -111,6 +112,7 @@ def test_a_statement_holds_only_if_its_whole_interval_does():
     assert judged("final_return < b", [x], [y + 40])["verdict"] == "reproduced"
     assert judged("final_return > b - 30", [x], [y])["verdict"] == "reproduced"
     assert judged("final_return > b + 60", [x], [y - 40])["verdict"] == "not reproduced"
+    assert judged("final_return of b > a", [x], [y + 40])["verdict"] == "reproduced"
     assert judged("max kl < 130", [x], [y])["verdict"] == "reproduced"
     assert judged("max kl < 100", [x], [y])["verdict"] == "not reproduced"
 

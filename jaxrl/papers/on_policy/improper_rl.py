@@ -38,7 +38,7 @@ PAPER = {
     # at γ = 0.9 the best mixture is worth -15.633 and the better controller -19.885
     "check": {
         "on": {"tabular/queues": 200_000},
-        "tune": {"lr": ["0.1:0", "0.3:0", "1:0"]},
+        "tune": {"lr": ["0.03:0", "0.1:0", "0.3:0"]},
         "by": "last objective",
         "arms": {"plain": {"hyper": {"natural": False}}},
         "says": ["last objective > -15.79", "last objective > plain - 0.16"],
@@ -52,8 +52,8 @@ PAPER = {
 
 @hyper
 class ImproperRL(OnPolicy):
-    lr: float | Linear = Linear(0.3, 0.0)  # α; steps must shrink, or their noise stays
-    critic_lr: float = arg(0.1, "Adam's step size for the critic", "[0, inf)")
+    lr: float | Linear = Linear(0.1, 0.0)  # α; steps must shrink, or their noise stays
+    critic_lr: float = arg(1.0, "Adam's step size for the critic", "[0, inf)")
     natural: bool = arg(True, "precondition the actor's step by the Fisher matrix")
     gamma: float = 0.9
     lam: float = 0.0
@@ -89,10 +89,10 @@ def mixture(K: jax.Array) -> Policy:
 
 
 def discounted(s, b, t, hp, world):
-    """TD errors, each times γᵗ for the step t of its episode (a rollout begins with episodes)."""
+    """TD errors times γᵗ, t the step of its episode, times T: so that a mean is a sum over t."""
     b, now = gae(s, b, t, hp, world), jnp.arange(len(b.start))[:, None]
     age = now - jax.lax.cummax(jnp.where(b.start, now, 0))
-    return b.replace(advantage=hp.gamma**age * b.advantage)
+    return b.replace(advantage=hp.gamma**age * len(now) * b.advantage)
 
 
 def steps(hp, t=0):

@@ -27,7 +27,7 @@ PAPER = {
     "changes": "an annealed price on the reverse KL instead of the clip",
     "claim": "many gradient steps on each mirror-descent problem beat one; it does as well as PPO",
     "check": {
-        "on": {"CartPole-v1": 100_000, "Acrobot-v1": 50_000},
+        "on": {"CartPole-v1": 100_000, "Acrobot-v1": 100_000, "Pendulum-v1": 100_000},
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
         "arms": {
             # a policy gradient on the same data
