@@ -10,6 +10,7 @@ DIAGNOSTIC = {
     "entropy": "of the policy, in nats; falls as it commits; near 0 early: it stopped exploring",
     "approx_kl": "from the policy that collected, mean over an update, in nats; 0.001 to 0.05",
     "ratio_deviation": "mean |r - 1| of the probability ratio over an update; below the clip range",
+    "ratio_excursion": "the largest |r - 1| of a minibatch, mean over an update",
     "explained_variance": "1: the critic predicts its targets; 0: as good as a constant",
     "value_loss": "the critic's error, in squared (scaled) return; often rises while returns do",
     "policy_loss": "the surrogate; its level means nothing, not even when it is 0",

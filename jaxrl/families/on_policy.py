@@ -187,6 +187,7 @@ def total_loss(policy: Policy, surrogate: Callable, value_loss: Callable = squar
         stats = dict(policy_loss=policy_loss, value_loss=value, entropy=entropy)
         stats["approx_kl"] = (gain - w.log_ratio).mean()  # k3, Schulman 2020: >= 0, unbiased
         stats["ratio_deviation"] = jnp.abs(gain).mean()
+        stats["ratio_excursion"] = jnp.abs(gain).max()
         return policy_loss + hp.vf_coef * value - hp.ent_coef * entropy, stats
 
     return loss

@@ -18,8 +18,9 @@ runs are reported on fresh ones (from 0). The grid is one vmapped program.
 A statement is `[max|mean|last] METRIC [of ARM] < or > ARM-or-NUMBER [+ or - MARGIN] [on ENV]`, of
 the paper itself where no arm is named. METRIC is `final_return` (by the mode, complete episodes) or
 a training metric, reduced over a run's iterations (last: its last tenth); `mean episode_return` is
-the area under the learning curve. Over several environments returns are normalised (`envs/scores.py`). It holds if the whole 95 % interval
-of the difference does: interquartile means, seeds drawn anew within each environment and arm.
+the area under the learning curve. Over several environments returns are normalised
+(`envs/scores.py`). It holds if the whole 95 % interval of the difference does: interquartile means,
+seeds drawn anew within each environment and arm.
 """
 
 import dataclasses
