@@ -40,7 +40,7 @@ PAPER = {
     "claim": "it beats PPO, and PPO with two ordinary critics, where transitions are stochastic",
     "check": {
         "on": {"factory/lot-sizing": 80_000, "factory/lot-sizing-certain": 80_000},
-        "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
+        "tune": {"lr": [3e-4, 1e-3, 2.5e-3, 5e-3, 1e-2]},
         "arms": {"twins": {"hyper": {"post": False}}, "ppo": {"paper": "ppo"}},
         "says": [
             "final_return > ppo on factory/lot-sizing",

@@ -41,7 +41,7 @@ PAPER = {
     "check": {
         "on": {"CartPole-v1": 100_000, "Acrobot-v1": 150_000},
         "hyper": {"lag": 8},
-        "tune": {"lr": [5e-4, 1e-3, 2.5e-3]},
+        "tune": {"lr": [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3]},
         "arms": {"first": {"hyper": {"order": 1}}},
         "says": ["mean truncation < first", "final_return > first"],
     },
