@@ -27,9 +27,10 @@ BUDGET = {
     "Acrobot-v1": 100_000,
     "Pendulum-v1": 100_000,
     "brax/inverted_pendulum": 100_000,
-    "Breakout-MinAtar": 200_000,
+    "Breakout-MinAtar": 150_000,
 }
 TUNE = {"lr": [3e-4, 1e-3, 3e-3]}
+FINAL, AREA = "final_return", "mean episode_return"
 METHODS: dict[str, dict] = {  # and what differs from its defaults: no actor lags here
     name: {}
     for name in (
@@ -41,21 +42,20 @@ METHODS: dict[str, dict] = {  # and what differs from its defaults: no actor lag
         "ppo_kl",
         "a2c",
         "discovered_po",
-        "trpo",
-        "vmpo",
-        "fixpo",
     )
 } | {"taypo": {"lag": 0}}
 
 
-def path(method: str, env: str) -> Path:
-    return HERE / f"{method}-{env.replace('/', '-')}.json"
+RECORD = HERE / "on_policy.json"  # environment -> method -> unit
+
+
+def records() -> dict[str, dict[str, dict]]:
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
 def known(method: str, env: str) -> dict | None:
     """A unit's record, if it is of this version of the method's file."""
-    file = path(method, env)
-    found = json.loads(file.read_text()) if file.exists() else {}
+    found = records().get(env, {}).get(method, {})
     now = evidence.sha256(catalogue.find(method))
     return found if found.get("file_sha256") == now else None
 
@@ -64,9 +64,8 @@ def run(method: str, env: str) -> None:
     """Measure a unit and record it."""
     began = time.time()
     arm = Arm(method, METHODS[method], {}, TUNE)
-    got = measure(arm, env, BUDGET[env], SEEDS, {"final_return", "mean episode_return"})
+    got = measure(arm, env, BUDGET[env], SEEDS, {FINAL, AREA})
     got |= dict(
-        env=env,
         seeds=SEEDS,
         file_sha256=evidence.sha256(catalogue.find(method)),
         wall_seconds=round(time.time() - began, 1),
@@ -74,17 +73,18 @@ def run(method: str, env: str) -> None:
         revision=record.revision(),
         machine=record.machine(),
     )
-    HERE.mkdir(parents=True, exist_ok=True)
-    path(method, env).write_text(json.dumps(got, indent=1) + "\n")
+    everything = records()
+    everything.setdefault(env, {})[method] = got
+    RECORD.write_text(json.dumps(everything, indent=1) + "\n")
     x = np.array(got["scores"]["final_return"], float)
     print(f"{method} on {env} {got['tuned']}: {iqm(x):.1f} ({got['wall_seconds']} s)", flush=True)
 
 
-def returns(method: str) -> np.ndarray:
-    """Final returns [environments, seeds]; NaN where a unit is missing."""
+def scores_of(method: str, metric: str) -> np.ndarray:
+    """A metric [environments, seeds]; NaN where a unit is missing."""
     units = [known(method, env) for env in BUDGET]
     missing = [np.nan] * SEEDS
-    return np.array([u["scores"]["final_return"] if u else missing for u in units], float)
+    return np.array([u["scores"][metric] if u else missing for u in units], float)
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def pooled(x: np.ndarray) -> tuple[float, tuple[float, float]]:
     return difference(x, np.zeros_like(x))
 
 
-def draw(scores: dict[str, np.ndarray]) -> None:
+def draw(scores: dict[str, np.ndarray], title: str, file: str) -> None:
     """A panel for each environment and one for all: interquartile means with their intervals."""
     import matplotlib
 
@@ -124,12 +124,9 @@ def draw(scores: dict[str, np.ndarray]) -> None:
         ax.set_yticks(range(len(order)), order)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="x", alpha=0.3)
-    fig.suptitle(
-        f"final return by the mode: interquartile mean of {SEEDS} seeds, 95 % interval, "
-        "a tick a seed",
-        fontsize=10,
-    )
-    fig.savefig(HERE / "on_policy.png", dpi=130)
+    about = f"interquartile mean of {SEEDS} seeds, 95 % interval, a tick a seed"
+    fig.suptitle(f"{title}: {about}", fontsize=10)
+    fig.savefig(HERE / file, dpi=130)
     plt.close(fig)
 
 
@@ -152,15 +149,25 @@ def table(scores: dict[str, np.ndarray]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+TITLES = {
+    FINAL: "Final return, acting by the mode",
+    AREA: "Return while exploring, mean over the run (how fast it learns)",
+}
+
+
 def write() -> None:
-    """The picture, and the table between the marks of the page."""
-    scores = {m: returns(m) for m in METHODS if catalogue.files().get(m)}
-    scores = {m: x for m, x in scores.items() if np.isfinite(x).all()}
-    draw(scores)
-    page, begin, end = HERE / "README.md", "<!-- table: begin -->", "<!-- table: end -->"
+    """The pictures, and the tables between the marks of the page."""
+    parts = []
+    for metric, title in TITLES.items():
+        scores = {m: scores_of(m, metric) for m in METHODS}
+        scores = {m: x for m, x in scores.items() if np.isfinite(x).all()}
+        file = f"on_policy_{'final' if metric == FINAL else 'area'}.png"
+        draw(scores, title, file)
+        parts += [f"## {title}", f"![{title}]({file})", table(scores)]
+    page, begin, end = HERE / "README.md", "<!-- tables: begin -->", "<!-- tables: end -->"
     text = page.read_text()
     before, after = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before}{begin}\n\n{table(scores)}\n\n{end}{after}")
+    page.write_text(f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
 
 
 def main(arguments: list[str]) -> None:
