@@ -39,6 +39,7 @@ PAPER = {
     "check": {
         "on": {"rooms/four": 160_000},
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
+        "by": "last success",  # of what is sampled: a set's policy has no mode of interest
         "arms": {
             "ppo": {"hyper": {"objective": "return"}},
             "entropy": {"hyper": {"objective": "return", "ent_coef": 0.1}},

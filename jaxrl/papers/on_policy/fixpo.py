@@ -84,7 +84,7 @@ def two_phase(policy, sequences=False) -> Part:
                 return x, n + 1, kl(x[0], b, key).max()
 
             outside = lambda carry: hp.fixup & (carry[2] > hp.eps_kl) & (carry[1] < LIMIT)
-            return jax.lax.while_loop(outside, body, (x, 0, kl(x[0], b, key).max()))
+            return jax.lax.while_loop(outside, body, (x, jnp.int32(0), kl(x[0], b, key).max()))
 
         def step(x, part, key):
             part = part.replace(dual=x[2])
