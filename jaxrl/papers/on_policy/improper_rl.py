@@ -44,9 +44,7 @@ PAPER = {
         "arms": {"plain": {"hyper": {"natural": False}}},
         "says": ["last objective > -15.79", "last objective > plain - 0.16"],
     },
-    "inert": {
-        "max_grad_norm": "the steps are not clipped",
-    },
+    "inert": {"max_grad_norm": "the steps are not clipped"},
     "battery": {"run": {"env": "tabular/queues"}, "env_params": {"max_steps": 8}},
 }
 
@@ -99,13 +97,14 @@ def discounted(s, b, t, hp, world):
 def steps(hp, t: Any = 0):
     """α times the gradient for θ, natural or not; Adam for the critic."""
     critic = optax.adam(hp.critic_lr)
+    init: Any = lambda params: critic.init(params["critic"])
 
     def update(updates: Any, state: Any, params: Any = None):
         p = jnp.maximum(jax.nn.softmax(params["theta"]), 1e-3) if hp.natural else 1.0
         w, state = critic.update(updates["critic"], state)
         return dict(theta=-at(hp.lr, t, hp) * updates["theta"] / p, critic=w), state
 
-    return optax.GradientTransformation(lambda x: critic.init(dict(x)["critic"]), update)
+    return optax.GradientTransformation(init, update)
 
 
 def make(world, network=Network()):
