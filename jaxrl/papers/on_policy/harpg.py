@@ -39,11 +39,11 @@ PAPER = {
     "claim": "it follows the gradient more closely than policy gradients, and learns faster",
     "check": {
         "on": {"CartPole-v1": 50_000, "Catch-bsuite": 50_000},
-        "tune": {"lr": [0.1, 0.3, 1.0]},
+        "tune": {"lr": [0.1, 0.3, 1.0, 3.0]},
         "arms": {
             "igt": {"hyper": {"variant": "igt"}},
             "pg": {"hyper": {"variant": "pg"}},
-            "plain": {"hyper": {"variant": "plain"}, "tune": {"lr": [0.3, 1.0, 3.0]}},
+            "plain": {"hyper": {"variant": "plain"}, "tune": {"lr": [0.3, 1.0, 3.0, 10.0]}},
         },
         "says": ["mean agreement > pg", "mean episode_return > pg", "mean episode_return > plain"],
     },
