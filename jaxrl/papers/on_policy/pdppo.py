@@ -46,6 +46,7 @@ PAPER = {
             "final_return > ppo on factory/lot-sizing",
             "final_return > twins on factory/lot-sizing",
             "final_return < ppo + 1 on factory/lot-sizing-certain",
+            "final_return > ppo - 1 on factory/lot-sizing-certain",
         ],
     },
     "inert": {"lam": "returns are Monte-Carlo: λ is 1"},
