@@ -134,6 +134,9 @@ def standardise(A: jax.Array) -> jax.Array:
 
 def gae(s: State, b: Batch, t: jax.Array, hp: Any, world: Any) -> Batch:
     """Generalised advantages, and the λ-returns they imply as the critic's targets."""
+    if b.reward.ndim > b.value.ndim:
+        paid = f"{world.name} pays {b.reward.shape[-1]} rewards a step"
+        raise InputError(f"env: {paid}; this method learns from one")
     cuts = (b.terminated, b.done)
     A = returns.gae(b.reward, b.value, b.next_value, *cuts, hp.gamma, hp.lam)
     target = A + b.value

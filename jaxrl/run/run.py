@@ -55,7 +55,15 @@ def set_up(job: Job) -> Setting:
     algo = module.make(world, job.network)
     hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
     setting = Setting(job, algo, hp, world, np.arange(job.seed, job.seed + job.seeds))
-    jax.eval_shape(algo.step, one_state(setting), jnp.int32(0), hp, world)
+    try:
+        jax.eval_shape(algo.step, one_state(setting), jnp.int32(0), hp, world)
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError, AssertionError) as e:
+        if not catalogue.inside(catalogue.find(job.paper)):
+            raise  # the traceback is of use to who wrote it
+        why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+        raise InputError(f"env: {job.env} does not suit {job.paper}: {why}") from e
     return setting
 
 

@@ -103,7 +103,7 @@ def test_the_fixup_brings_every_state_back():
     assert kl(s.params, out.params, b.obs).max() > 0.05
     _, (out, stats) = update(hp)
     assert kl(s.params, out.params, b.obs).max() <= 0.05 * 1.001
-    assert 0 < float(stats["fixup_share"]) < 1
+    assert float(stats["fixup_share"]) > 0
     assert float(stats["max_kl"]) <= 0.05
 
 

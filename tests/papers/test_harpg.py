@@ -157,4 +157,9 @@ def test_without_memory_the_step_is_the_newest_gradients():
     assert eta == 1.0
     norm = np.sqrt(sum(float(jnp.square(x).sum()) for x in jax.tree.leaves(g)))
     close(after, jax.tree.map(lambda x, g: x + 0.4 * g / norm, before, g))
-    close(updates("plain", 1)[0][5], jax.tree.map(lambda x, g: x + 0.4 * g, before, g))
+
+
+def test_a_memory_that_is_left_where_it_was_is_momentum():
+    first, second = updates("still", 2)
+    d = jax.tree.map(lambda d, g: d / 3 + 2 / 3 * g, first[0]["d"], second[4])
+    close(second[0]["d"], d)

@@ -68,7 +68,7 @@ def want(post):
             obs = jax.tree.map(lambda x: np.asarray(x[t, i]), b.obs)  # noqa: B023
             after, known = decide(obs, np.asarray(b.action[t, i]))
             V[t, i] = linear(s.params, obs), linear(s.params["post"], after if post else obs)
-            r[t, i] = b.reward[t, i], known if post else b.reward[t, i]
+            r[t, i] = (b.reward[t, i] - known, known) if post else (b.reward[t, i],) * 2
     R = np.zeros_like(r)
     for i in range(2):
         later = np.zeros(2)

@@ -1,9 +1,9 @@
 """PDPPO. Felizardo, Fadda, Brandimarte, Del-Moral-Hernandez, Nascimento 2025, arXiv 2504.05150.
 
-A transition is s, a -> sˣ, which is certain and earns rˣ, and sˣ -> s', which is not: the total is
-r. Two critics, each for its own Monte-Carlo return to the end of the episode,
+A transition is s, a -> sˣ, which is certain and earns rˣ, and sˣ -> s', which is not and earns the
+rest of r. Two critics, each for its own Monte-Carlo return to the end of the episode,
 
-  Rₜ = Σₖ γᵏ⁻ᵗ rₖ for V(sₜ),    Rˣₜ = Σₖ γᵏ⁻ᵗ rˣₖ for Vˣ(sˣₜ),
+  Rₜ = Σₖ γᵏ⁻ᵗ (rₖ - rˣₖ) for V(sₜ),    Rˣₜ = Σₖ γᵏ⁻ᵗ rˣₖ for Vˣ(sˣₜ),
   Aₜ = max(Rₜ - V(sₜ), Rˣₜ - Vˣ(sˣₜ)),
 
 and PPO's clip with that advantage. From PPO it differs in the second critic, in what it is of, and
@@ -40,6 +40,7 @@ PAPER = {
     "claim": "it beats PPO, and PPO with two ordinary critics, where transitions are stochastic",
     "check": {
         "on": {"factory/lot-sizing": 80_000, "factory/lot-sizing-certain": 80_000},
+        "hyper": {"max_grad_norm": "inf"},  # one norm for all networks would starve the actor
         "tune": {"lr": [3e-4, 1e-3, 2.5e-3, 5e-3, 1e-2]},
         "arms": {"twins": {"hyper": {"post": False}}, "ppo": {"paper": "ppo"}},
         "says": [
@@ -98,10 +99,11 @@ def dual_value(w, b, hp):
 def dual_advantage(policy):
     def advantage(s, b, t, hp, world):
         post, r = decision(world)(b.obs, b.action) if hp.post else (b.obs, b.reward)
+        rest = b.reward - r if hp.post else b.reward
         b = b.replace(record=b.record | dict(post=post))
         V = policy.judge(s.params, s.params, b, s.key).value
         goes_on = jnp.where(b.done, 0.0, hp.gamma)[..., None]
-        R = returns.backward(jnp.stack([b.reward, r], -1), jnp.broadcast_to(goes_on, V.shape))
+        R = returns.backward(jnp.stack([rest, r], -1), jnp.broadcast_to(goes_on, V.shape))
         A = (R - V).max(-1)
         A = standardise(A) if hp.normalise_advantage else A
         return b.replace(value=V, target=R, advantage=A)
