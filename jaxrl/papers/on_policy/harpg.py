@@ -36,7 +36,7 @@ PAPER = {
     "hyper": "HARPG",
     "parent": "reinforce",
     "changes": "a memory of gradients, brought to where the policy is by Hessian-vector products",
-    "claim": "memory that is brought agrees more with the gradient; learning is faster than without",
+    "claim": "memory that is brought agrees more with the gradient; it learns faster than none",
     "check": {
         "on": {"CartPole-v1": 50_000, "Catch-bsuite": 50_000},
         "tune": {"lr": [0.1, 0.3, 1.0, 3.0]},
