@@ -81,17 +81,21 @@ def test_judging_what_was_done_finds_what_was_recorded(name):
         batch = batch.replace(memory=memory)
         same = policy.judge(params, params, batch, None)
         moved = policy.judge(other, params, batch, None)
-        facts = [dict(w._asdict(), entropy=w.entropy(), kl=w.kl()) for w in (same, moved)]
-        again = policy.judge(other, params, batch.replace(old=moved.record), None)
-        return action, record, value, *facts, (again.log_ratio, again.kl())
+        asked = lambda w: {k: getattr(w, k)() for k in ("entropy", "kl", "reverse_kl")}
+        facts = [w._asdict() | asked(w) for w in (same, moved)]
+        swapped = batch.replace(old=moved.record)
+        again = policy.judge(other, params, swapped, None)
+        back = policy.judge(params, params, swapped, None).kl()  # KL(moved || same)
+        return action, record, value, *facts, (again.log_ratio, again.kl()), back
 
-    action, record, value, same, moved, again = run(params, other, KEY)
+    action, record, value, same, moved, again, back = run(params, other, KEY)
+    np.testing.assert_allclose(moved["reverse_kl"], back, rtol=1e-4, atol=1e-5)
 
     def rows(x):
         return np.asarray(x).reshape(same["log_prob"].shape + x.shape[2:])
 
     shape = (T, N) if sequences else (T * N,)
-    for k in ("log_ratio", "log_prob", "entropy", "kl"):
+    for k in ("log_ratio", "log_prob", "entropy", "kl", "reverse_kl"):
         assert same[k].shape == moved[k].shape == shape, k
     assert same["value"].shape == (shape + (2,) if name == "gaussian" else shape)
     # under the parameters that acted: nothing has changed
