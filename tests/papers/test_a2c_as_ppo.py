@@ -1,5 +1,7 @@
 """A2C is a special case of PPO, arXiv 2205.09123: whole runs of both give the same parameters."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from jaxrl.types import Batch
 
 pytestmark = pytest.mark.equation("a2c_as_ppo")
 
-SIZE = dict(num_envs=4, lr=0.01)
+SIZE: dict[str, Any] = dict(num_envs=4, lr=0.01)
 
 
 def run(make, hp):
@@ -49,7 +51,7 @@ def test_the_gradients_are_equal_only_where_the_ratio_is_one():
     def grads(x, A):
         def loss(x, surrogate):
             view = View(x, x, A, lambda: x, lambda: x, lambda: x, None)
-            return surrogate(view, Batch(0, 0, 0, 0, advantage=A), ppo.PPO(eps=0.2))
+            return surrogate(view, Batch(0, 0, 0, jnp.bool_(False), advantage=A), ppo.PPO(eps=0.2))
 
         return [jax.grad(loss)(x, f) for f in (ppo.clip, policy_gradient)]
 

@@ -1,6 +1,7 @@
 """FixPO's two phases, arXiv 2312.05405, against a loop, and what they promise."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,13 @@ from jaxrl.papers.on_policy import fixpo
 from jaxrl.papers.on_policy.fixpo import FixPO
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import begin, rollout
+from jaxrl.run.battery import QUICK
 
 pytestmark = pytest.mark.equation("fixpo")
 
 WORLD = envs.make("probe/match")
 POLICY = policy_for(WORLD, Network(hidden=()))
-HP = FixPO(num_envs=4, num_steps=4, minibatches=1, epochs=1, lr=0.5, max_grad_norm=jnp.inf)
+HP: Any = FixPO(num_envs=4, num_steps=4, minibatches=1, epochs=1, lr=0.5, max_grad_norm=jnp.inf)
 
 
 @functools.cache
@@ -35,11 +37,14 @@ def start():
     return State(params, adam(HP).init(params), k1, stage, {}), b.replace(advantage=A, target=A)
 
 
-def update(hp):
-    s, b = start()
+@functools.partial(jax.jit, compiler_options=QUICK)
+def apply(hp, s, b):
     part = fixpo.two_phase(POLICY)
-    slot = part.init(None, s, hp, WORLD)
-    return jax.jit(lambda slot, s, b: part.apply(slot, s, b, 0, hp, WORLD))(slot, s, b)
+    return part.apply(part.init(None, s, hp, WORLD), s, b, 0, hp, WORLD)
+
+
+def update(hp):
+    return apply(cast(hp), *start())
 
 
 def logits(params, obs):
@@ -105,6 +110,66 @@ def test_the_fixup_brings_every_state_back():
     assert kl(s.params, out.params, b.obs).max() <= 0.05 * 1.001
     assert float(stats["fixup_share"]) > 0
     assert float(stats["max_kl"]) <= 0.05
+
+
+def adam_steps(lr, eps, b1=0.9, b2=0.999):
+    """A function gradient -> Adam's change, which remembers."""
+    m, v, i = 0.0, 0.0, 0
+
+    def step(g):
+        nonlocal m, v, i
+        m, v, i = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2, i + 1
+        return -lr * (m / (1 - b1**i)) / (np.sqrt(v / (1 - b2**i)) + eps)
+
+    return step
+
+
+def by_hand(hp):
+    """Both phases by a loop in NumPy: the actor [2, 2], β after each step, the fixup steps."""
+    s, b = start()
+    layer = s.params["net"]["params"]["Dense_1"]
+    theta = np.concatenate([np.asarray(layer["kernel"]), np.asarray(layer["bias"])[None]]) * 1.0
+    x = np.stack([np.ravel(b.obs), np.ones(b.start.size)], 1)
+    p, taken = softmax(x @ theta), np.eye(2)[np.ravel(b.action)]
+    move, move_beta = adam_steps(hp.lr, 1e-5), adam_steps(hp.beta_lr, 1e-8)
+    betas, fixes = [hp.beta], 0
+
+    def look():
+        q = softmax(x @ theta)
+        return q, (p * np.log(p / q)).sum(-1)
+
+    def step(per_state):  # its derivative by the logits
+        nonlocal theta
+        worst = look()[1].max()
+        theta = theta + move(x.T @ per_state / len(x))
+        betas.append(max(0.0, betas[-1] + move_beta(hp.eps_kl - hp.c_kl * worst)))
+
+    for _ in range(hp.epochs):
+        q = look()[0]
+        r = ((q / p) * taken).sum(-1, keepdims=True)
+        step(-r * np.ravel(b.advantage)[:, None] * (taken - q) + betas[-1] * (q - p))
+        while hp.fixup and look()[1].max() > hp.eps_kl:
+            step(betas[-1] * (look()[0] - p))
+            fixes += 1
+    return theta, betas, fixes
+
+
+# β at first; then one that falls to its floor and has to rise from there
+@pytest.mark.parametrize("beta", [1.0, 0.2])
+@pytest.mark.parametrize("fixup", [False, True])
+def test_an_update_is_both_phases_written_out(fixup, beta):
+    hp = HP.replace(
+        fixup=fixup, epochs=3, lr=1.0, eps_kl=0.05, beta=beta, beta_lr=0.3, ent_coef=0.0
+    )
+    theta, betas, fixes = by_hand(hp)
+    (got, _), (out, stats) = update(hp)
+    layer = out.params["net"]["params"]["Dense_1"]
+    actor = np.concatenate([layer["kernel"], layer["bias"][None]])
+    np.testing.assert_allclose(actor, theta, rtol=2e-3, atol=2e-3)
+    assert float(got) == pytest.approx(betas[-1], rel=2e-3, abs=1e-5)
+    assert float(stats["beta"]) == float(got)
+    assert float(stats["fixup_share"]) == pytest.approx(fixes / 3)  # of one step an epoch
+    assert (fixes > 0) == fixup and (min(betas) == 0.0) == (beta == 0.2)
 
 
 @pytest.mark.slow

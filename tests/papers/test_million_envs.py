@@ -1,5 +1,7 @@
 """The recipe of arXiv 2603.06009: the inner loop stays, only the number of minibatches grows."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from jaxrl.run.battery import QUICK
 
 pytestmark = pytest.mark.equation("million_envs")
 
-SIZE = dict(num_steps=8, epochs=2, lr=0.02)
+SIZE: dict[str, Any] = dict(num_steps=8, epochs=2, lr=0.02)
 
 
 def learned(make, hp):
