@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.adapters.common import number, time_limit
+from envs import moves
+from envs.adapters.common import number, physics, time_limit
 from envs.base import Step
+from envs.moves import slipped
 from envs.spaces import Box, Discrete
-from jaxrl.errors import InputError, did_you_mean
+from jaxrl.errors import InputError
 
-MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0), (0, 0)])  # up, right, down, left, stay
+MOVES = np.concatenate([moves.MOVES, [(0, 0)]])  # or stay
 PARAMETERS = dict(reward=1.0, radius=1.5, slip=0.0)
 HILLS = np.array([(0.25, 0.75, 1.0), (0.8, 0.6, 0.7), (0.6, 0.1, 0.5)])  # x, y, height
 WIDTH = 0.12  # of a hill, where the grid's side is 1
@@ -71,8 +73,7 @@ class Cover:
     def step(self, key, state, action):
         cell, covered, count = state
         key_slip, key_move = jax.random.split(key)
-        other = jax.random.randint(key_move, (), 0, len(MOVES))
-        move = jnp.where(jax.random.uniform(key_slip) < self.slip, other, action)
+        move = slipped(key_slip, key_move, action, self.slip, len(MOVES))
         cell = jnp.clip(cell + jnp.asarray(MOVES, jnp.int32)[move], 0, self.size - 1)
         disc, count = self.disc(cell), count + 1
         gains = jnp.stack([(self.weight * (disc & ~covered)).sum(), (self.weight * disc).sum()])
@@ -93,8 +94,6 @@ def make(name: str, **params: Any) -> Any:
     limit, size = time_limit(params, 32), params.pop("size", 10)
     if not isinstance(size, int) or isinstance(size, bool) or not 2 <= size <= 100:
         raise InputError(f"size: {size!r} is outside [2, 100]")
-    physics = {k: number(k, params.pop(k, v), v) for k, v in PARAMETERS.items()}
-    for k in params:
-        raise did_you_mean(f"{name} parameter", k, [*PARAMETERS, "size", "max_steps"])
+    leaves = physics(name, params, PARAMETERS, "size")
     w = weights(name, size)
-    return Cover(weight=number("weight", w, w), **physics, name=name, max_steps=limit)
+    return Cover(weight=number("weight", w, w), **leaves, name=name, max_steps=limit)

@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.adapters.common import number, time_limit
+from envs.adapters.common import physics, time_limit
 from envs.base import Step
 from envs.spaces import Box, MultiDiscrete
-from jaxrl.errors import did_you_mean
 
 ITEMS, MACHINES, ORDERS = 3, 2, 10  # a demand is how many of ORDERS come, each with probability p
 PARAMETERS = dict(
@@ -97,7 +96,5 @@ TABLE = {"lot-sizing": {}, "lot-sizing-certain": dict(spread=0.0)}
 def make(name: str, **params: Any) -> Any:
     limit = time_limit(params, 32)
     defaults = PARAMETERS | TABLE[name.removeprefix("factory/")]
-    physics = {k: number(k, params.pop(k, v), v) for k, v in defaults.items()}
-    for k in params:
-        raise did_you_mean(f"{name} parameter", k, [*PARAMETERS, "max_steps"])
-    return LotSizing(**physics, name=name, max_steps=limit)
+    leaves = physics(name, params, defaults)
+    return LotSizing(**leaves, name=name, max_steps=limit)

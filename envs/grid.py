@@ -24,14 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.adapters.common import number, time_limit
+from envs.adapters.common import physics, time_limit
 from envs.base import Step, TimeLimit
+from envs.moves import MOVES, slipped
 from envs.spaces import Box, Discrete
-from jaxrl.errors import did_you_mean
 
 SIZE, THINGS, CLUTTER = 5, 3, 6
 KINDS = (THINGS, *[3] * 2 * THINGS, *[2 + THINGS] * 4, *[5] * CLUTTER)  # values of each category
-MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])  # up, right, down, left
 PARAMETERS = dict(reward=1.0, cost=0.01, slip=0.0)
 
 
@@ -87,8 +86,7 @@ class Fetch:
     def step(self, key, state, action):
         key_slip, key_move, key_clutter = jax.random.split(key, 3)
         agent, things, mission = state
-        other = jax.random.randint(key_move, (), 0, len(MOVES))
-        move = jnp.where(jax.random.uniform(key_slip) < self.slip, other, action)
+        move = slipped(key_slip, key_move, action, self.slip)
         agent = jnp.clip(agent + jnp.asarray(MOVES)[move], 0, SIZE - 1)
         picked = (agent == things).all(-1)
         state = agent, things, mission
@@ -102,7 +100,5 @@ TABLE = {"fetch": False, "fetch-onehot": True}
 
 def make(name: str, **params: Any) -> Any:
     limit = time_limit(params, 50)
-    physics = {k: number(k, params.pop(k, v), v) for k, v in PARAMETERS.items()}
-    for k in params:
-        raise did_you_mean(f"{name} parameter", k, [*PARAMETERS, "max_steps"])
-    return TimeLimit(Fetch(**physics, name=name, onehot=TABLE[name.removeprefix("grid/")]), limit)
+    leaves = physics(name, params, PARAMETERS)
+    return TimeLimit(Fetch(**leaves, name=name, onehot=TABLE[name.removeprefix("grid/")]), limit)

@@ -23,13 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.adapters.common import number, time_limit
+from envs.adapters.common import physics, time_limit
 from envs.base import Step, TimeLimit
+from envs.moves import MOVES, slipped
 from envs.spaces import Box, Discrete
-from jaxrl.errors import did_you_mean
 
 SIZE, WALL, DOORS = 9, 4, (2, 6)
-MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])  # up, right, down, left; cells are (x, y)
 GOALS = np.array([(0, 0), (SIZE - 1, 0), (0, SIZE - 1), (SIZE - 1, SIZE - 1)])
 PARAMETERS = dict(reward=1.0, slip=0.0)
 
@@ -76,8 +75,7 @@ class FourRooms:
     def step(self, key, cell, action):
         key_slip, key_move = jax.random.split(key)
         over = (cell == GOALS).all(-1).any()
-        other = jax.random.randint(key_move, (), 0, len(MOVES))
-        move = jnp.where(jax.random.uniform(key_slip) < self.slip, other, action)
+        move = slipped(key_slip, key_move, action, self.slip)
         ahead = jnp.clip(cell + jnp.asarray(MOVES, jnp.int32)[move], 0, SIZE - 1)
         cell = jnp.where(over | jnp.asarray(walls())[ahead[0], ahead[1]], cell, ahead)
         return Step(cell, self.observe(cell), self.reward * over, over, jnp.zeros((), bool))
@@ -85,7 +83,5 @@ class FourRooms:
 
 def make(name: str, **params: Any) -> Any:
     limit = time_limit(params, 32)
-    physics = {k: number(k, params.pop(k, v), v) for k, v in PARAMETERS.items()}
-    for k in params:
-        raise did_you_mean(f"{name} parameter", k, [*PARAMETERS, "max_steps"])
-    return TimeLimit(FourRooms(**physics, name=name), limit)
+    leaves = physics(name, params, PARAMETERS)
+    return TimeLimit(FourRooms(**leaves, name=name), limit)

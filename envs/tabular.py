@@ -23,12 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.adapters.common import number, time_limit
+from envs.adapters.common import physics, time_limit
 from envs.base import Step, TimeLimit
+from envs.moves import MOVES
 from envs.spaces import Box, Discrete
-from jaxrl.errors import InputError, did_you_mean
-
-MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])  # up, right, down, left
+from jaxrl.errors import InputError
 
 
 @struct.dataclass
@@ -163,9 +162,7 @@ RANGES = dict.fromkeys(("slip", "arrive", "serve"), (0.0, 1.0)) | dict(
 def make(name: str, **params: Any) -> Any:
     build, defaults, steps = TABLE[name.removeprefix("tabular/")]
     limit = time_limit(params, steps)
-    said = {k: float(number(k, params.pop(k, v), v)) for k, v in defaults.items()}
-    for k in params:
-        raise did_you_mean(f"{name} parameter", k, [*defaults, "max_steps"])
+    said = {k: float(x) for k, x in physics(name, params, defaults).items()}
     for k, x in said.items():
         low, high = RANGES[k]
         if not low <= x <= high:

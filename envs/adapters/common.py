@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, did_you_mean
 
 
 def cast(x: Any, dtype: Any) -> Any:
@@ -90,6 +90,15 @@ def number(name: str, value: Any, default: Any) -> jax.Array:
         )
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x, dtype)
+
+
+def physics(name: str, params: dict, defaults: dict, *others: str) -> dict[str, jax.Array]:
+    """Every parameter of `defaults` as a leaf, taken out of the parameters, of which none may be
+    left. others: those that were taken out before, besides `max_steps`."""
+    leaves = {k: number(k, params.pop(k, v), v) for k, v in defaults.items()}
+    for k in params:
+        raise did_you_mean(f"{name} parameter", k, [*defaults, *others, "max_steps"])
+    return leaves
 
 
 def time_limit(params: dict, default: int) -> int:
