@@ -1,11 +1,26 @@
-"""The one error that a person can cause: bad input, said in one line. Needs no jax."""
+"""What a person is told in one line, with the exit code of the command. Needs no jax."""
 
 import difflib
 from collections.abc import Iterable
 
+NO_CHECKPOINT, DIVERGED, STORAGE = 3, 4, 5  # exit codes of a run that cannot go on
+
 
 class InputError(ValueError):
     """Names the thing, its value and what is allowed; the command prints it and exits with 2."""
+
+
+class RunError(Exception):
+    """Why a run stopped before its end, and how it goes on; the command exits with `code`."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def reason(e: BaseException) -> str:
+    """An exception in one line: its type, and the first line of what it says."""
+    return ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
 
 
 def did_you_mean(kind: str, name: str, known: Iterable[str], hint: str = "") -> InputError:

@@ -15,6 +15,7 @@ DIAGNOSTIC = {
     "value_loss": "the critic's error, in squared (scaled) return; often rises while returns do",
     "policy_loss": "the surrogate; its level means nothing, not even when it is 0",
     "grad_norm": "before clipping",
+    "finite": "1 until a loss, a parameter or a return is NaN or infinite",
 }
 
 

@@ -1,6 +1,7 @@
 """The command's frame: which commands there are, and what a person sees when something is wrong.
 
-Exit codes: 0 done, 1 a defect of ours (a traceback), 2 bad input (one line), 130 interrupted.
+Exit codes: 0 done, 1 a defect of ours (a traceback), 2 bad input, 3 no whole checkpoint, 4 a NaN,
+5 the disk; 130 Ctrl-C, 143 SIGTERM. All but 1 with one line.
 """
 
 import importlib
@@ -9,10 +10,11 @@ import sys
 import click
 
 from jaxrl import __version__
-from jaxrl.errors import InputError, did_you_mean
+from jaxrl.errors import InputError, RunError, did_you_mean
 
 COMMANDS = {
     "train": "train a paper on an environment, many seeds in one program",
+    "resume": "go on with a run that was stopped or killed, or make one longer",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
     "envs": "list the environments",
     "papers": "list the papers, and what is on record of each",
@@ -65,6 +67,9 @@ def main(argv: list[str] | None = None) -> None:
         message = e.format_message() if isinstance(e, click.ClickException) else str(e)
         click.echo("jaxrl: " + " ".join(message.split()), err=True)
         code = BAD_INPUT
+    except RunError as e:
+        click.echo(f"jaxrl: {e}", err=True)
+        code = e.code
     except (KeyboardInterrupt, click.Abort):
         click.echo("jaxrl: interrupted", err=True)
         code = INTERRUPTED

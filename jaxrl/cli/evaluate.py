@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Whole, only_json
+from jaxrl.cli.options import Whole, named, only_json
 from jaxrl.errors import InputError
 
 
@@ -14,8 +14,10 @@ from jaxrl.errors import InputError
 @click.option("--seed", type=Whole(), default=1, show_default=True, help="of the episodes")
 @click.option("--stochastic", is_flag=True, help="act as it explores, not by its mode")
 @click.option("--gymnasium", metavar="NAME", help="play Gymnasium's own environment instead")
+@click.option("--best", is_flag=True, help="the checkpoint whose evaluation was best, not the last")
+@named
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing else")
-def command(run, episodes, seed, stochastic, gymnasium, as_json):
+def command(run, episodes, seed, stochastic, gymnasium, best, own, as_json):
     """Play the last policy of every seed of a run, in its environment or in Gymnasium's.
 
     Prints the return over complete episodes beside the figure that training ended with.
@@ -29,7 +31,8 @@ def command(run, episodes, seed, stochastic, gymnasium, as_json):
         from jaxrl.run.stats import describe
 
         trained = record.load_summary(Path(run))
-        s, state = evaluate.load(Path(run))
+        say = lambda line: click.echo(line, err=True)
+        s, state = evaluate.load(Path(run), best, own, say)
         how = dict(episodes=episodes, seed=seed, greedy=not stochastic)
         if gymnasium is not None:
             result = evaluate.play_gymnasium(s, state, gymnasium, **how)

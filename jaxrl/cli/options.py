@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -122,3 +124,16 @@ def only_json(wanted: bool) -> Iterator[Any]:
         sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
+
+
+def named(command: Any) -> Any:
+    """The options that allow code of one's own, which a run's config.toml names, to be run."""
+    paper = click.option("--paper", metavar="FILE.py", help="allow the run's own paper, this file")
+    env = click.option("--env", metavar="MODULE:MAKE", help="allow the run's own environment")
+
+    @functools.wraps(command)
+    def with_own(*, paper, env, **rest):
+        own = [str(Path(paper).resolve())] if paper else []
+        return command(**rest, own=[*own, *([env] if env else [])])
+
+    return paper(env(with_own))

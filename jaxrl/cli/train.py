@@ -106,6 +106,8 @@ def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     tables = jobs.read(Path(given["config"])) if given["config"] else jobs.nothing()
     # absolute, so that the run can be loaded from another folder
     tables["run"]["paper"] = str(Path(paper).resolve()) if paper.endswith(".py") else paper
+    env = given["env"] or ""
+    jobs.refuse_code(tables, [tables["run"]["paper"], env])
     tables["env_params"] |= dict(given["env_params"])
     for table, options in flags.items():
         said = {o.name: given[o.name] for o in options if given[o.name] is not None}
@@ -119,20 +121,26 @@ def start(job, folder: str | None, quiet: bool) -> dict:
     from jaxrl.cli.progress import shown
     from jaxrl.run import record
     from jaxrl.run.run import set_up
-    from jaxrl.run.stats import describe
     from jaxrl.run.train import train
 
     target = record.new_folder(folder, job)
     setting = set_up(job)
     with shown(job, quiet) as (see, say):
         summary = train(job, target, setting, see, say)
+    told(summary, target, say)
+    return summary
+
+
+def told(summary: dict, folder: Path, say) -> None:
+    """Say what came out, and where it is."""
+    from jaxrl.run.stats import describe
+
     say(
         f"final_return {describe(summary['final_return'])}; "
         f"{summary['env_steps_per_second']:,.0f} steps/s, "
         f"compiled in {summary['compile_seconds']:.1f} s"
     )
-    say(f"run      {target}\npicture  {target / 'curve.png'}")
-    return summary
+    say(f"run      {folder}\npicture  {folder / 'curve.png'}")
 
 
 command = Papers(

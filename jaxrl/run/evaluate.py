@@ -1,5 +1,6 @@
 """Loading a finished run and playing its policy: here, or in Gymnasium's own environment."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,24 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.errors import InputError
-from jaxrl.run import checkpoint
-from jaxrl.run import job as jobs
 from jaxrl.run.run import Setting, evaluation_keys, over_rows, score, set_up
 from jaxrl.run.stats import summarise
-from jaxrl.run.train import final
+from jaxrl.run.train import Say, final, reopen, restore
 
 
-def load(folder: Path) -> tuple[Setting, Any]:
-    """A run's setting and its last saved state, every seed's. InputError if it cannot be read."""
-    if not (folder / "config.toml").is_file():
-        raise InputError(f"run: {folder} is not the folder of a run")
-    s = set_up(jobs.resolve(**jobs.read(folder / "config.toml")))
-    saved = [p for p in (folder / "ckpt").glob("*") if p.name.isdigit()]
-    if not saved:
-        raise InputError(f"run: {folder} has no checkpoint")
-    like = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world)
-    return s, checkpoint.load(max(saved, key=lambda p: int(p.name)), like)
+def load(
+    folder: Path, best: bool = False, named: Iterable[str] = (), say: Say = lambda line: None
+) -> tuple[Setting, Any]:
+    """A run's setting and its newest (or best) saved state, every seed's.
+
+    Args:
+      named: code of one's own that may be run, as in `train.reopen`.
+
+    Raises:
+      InputError, RunError: it cannot be read.
+    """
+    s = set_up(reopen(folder, named=named))
+    return s, restore(s, folder, say, best).state
 
 
 def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:

@@ -1,7 +1,11 @@
 """A job: everything that says what a run computes, and nothing else. Written as config.toml."""
 
 import dataclasses
+import json
+import math
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from jaxrl.errors import InputError, did_you_mean
 from jaxrl.hyper import Linear, arg, check, hyper, replace
 from jaxrl.policies import Network
 from jaxrl.run import catalogue
+
+EVERY = re.compile(r"\d{1,9}|\d{1,6}(\.\d+)?m")
 
 
 @hyper
@@ -27,6 +33,13 @@ class Job:
         "all seeds at once, or one after the other, each bitwise its own single run",
         ("vmap", "map"),
     )
+    checkpoint_every: str = arg("5m", "so many iterations, or minutes as 5m")
+    keep: int = arg(3, "checkpoints, besides the one whose evaluation was best", "[1, 10000]")
+    on_nan: str = arg(
+        "stop",
+        "stop, or freeze that seed alone as it last was",
+        ("stop", "freeze"),
+    )
     env_params: dict = dataclasses.field(default_factory=dict)
     network: Network = Network()
     hyper: Any = None
@@ -35,9 +48,22 @@ class Job:
     def iterations(self) -> int:
         return self.steps // self.hyper.steps_per_iteration
 
+    @property
+    def save_iterations(self) -> int:
+        """Iterations between two checkpoints; 0 where minutes are counted."""
+        return 0 if self.checkpoint_every.endswith("m") else int(self.checkpoint_every)
+
+    @property
+    def save_minutes(self) -> float:
+        """Minutes between two checkpoints; inf where iterations are counted."""
+        return math.inf if self.save_iterations else float(self.checkpoint_every[:-1])
+
     def problem(self) -> str:
         """What is wrong between fields, in one line; "" if nothing is."""
         each = self.hyper.steps_per_iteration
+        every = self.checkpoint_every
+        if not EVERY.fullmatch(every) or float(every.rstrip("m")) == 0:
+            return f"checkpoint_every: {every!r} is not a number of iterations, or minutes as 5m"
         if self.seed + self.seeds > 2**32:
             return f"seed: {self.seed} + {self.seeds} seeds is outside [0, 2**32]"
         if not 1 <= self.iterations < 2**31:
@@ -87,6 +113,22 @@ def to_tables(job: Job) -> dict[str, dict]:
     return {"run": run, **tables}
 
 
+FREE = ("steps", "evals", "eval_episodes", "checkpoint_every", "keep")  # may change on resuming
+
+
+def changed(tables: dict[str, dict], since: dict[str, dict]) -> str:
+    """What a run's tables say otherwise than its checkpoint's, in one line; "" if nothing."""
+    now = json.loads(json.dumps(tables))  # lists for tuples
+    for table in TABLES:
+        for key in sorted(
+            {*now[table], *since.get(table, {})} - set(FREE if table == "run" else ())
+        ):
+            old, new = since.get(table, {}).get(key), now[table].get(key)
+            if old != new:
+                return f"{key}: {new} in config.toml, but the run began with {old}"
+    return ""
+
+
 def to_toml(x: Any) -> Any:
     """A field as TOML can hold it: a schedule is "a:b"."""
     return f"{x.start}:{x.end}" if isinstance(x, Linear) else x
@@ -122,4 +164,16 @@ def read(path: Path) -> dict[str, dict]:
     tables = nothing() | said
     for name in ("network", "hyper"):
         tables[name] = {k: from_toml(k, v) for k, v in tables[name].items()}
+    return tables
+
+
+def refuse_code(tables: dict[str, dict], named: Iterable[str]) -> dict[str, dict]:
+    """The tables of a file, if the paper and the environment are the kit's or `named` by the
+    person. Any other would run code because a file says so: InputError."""
+    for key, sign in (("paper", ".py"), ("env", ":")):
+        value = tables["run"].get(key)
+        if isinstance(value, str) and sign in value and value not in named:
+            raise InputError(
+                f"{key}: {value} is code that a file names; allow it by --{key} {value}"
+            )
     return tables

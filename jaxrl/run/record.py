@@ -2,13 +2,15 @@
 
 config.toml    the resolved job; `jaxrl train SLUG --config` takes it
 meta.json      command line, versions, devices
+lock           who writes
 metrics.jsonl  a line per chunk while it runs: means over the chunk, one number a seed
 metrics.npz    every metric [seeds, iterations], `steps`, `eval_steps`, `eval_return`
 summary.json   the result
 curve.png      return against steps
-ckpt/N         the state after N iterations
+ckpt/N         a checkpoint after N iterations (`jaxrl.run.checkpoint`)
 """
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -26,9 +28,12 @@ import tomli_w
 from jaxrl import __version__
 from jaxrl.errors import InputError
 from jaxrl.run import job as jobs
+from jaxrl.run.checkpoint import Point
+from jaxrl.run.files import write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.stats import finite
 
+POINTS = ("steps", "eval_steps", "eval_return")  # of metrics.npz; the rest are metrics
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "brax", "numpy")
 
 
@@ -86,58 +91,88 @@ def new_folder(path: str | None, job: Job) -> Path:
 
 
 class Recorder:
-    """Writes a run folder while the run goes on."""
+    """Writes a run folder while the run goes on; of a resumed run (`point`), goes on writing it."""
 
-    def __init__(self, folder: Path, job: Job):
+    def __init__(self, folder: Path, job: Job, point: Point | None = None):
         self.folder, self.job = folder, job
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "config.toml").open("x") as file:  # two runs cannot both make it
-                file.write(tomli_w.dumps(jobs.to_tables(job)))
-        except FileExistsError as e:
-            raise InputError(f"run: {folder} is another run's folder") from e
-        except OSError as e:
-            raise InputError(f"run: {folder}: {e.strerror}") from e
-        devices = [str(d) for d in jax.devices()]
-        meta = dict(argv=sys.argv, versions=versions(), revision=revision(), devices=devices)
-        (folder / "meta.json").write_text(json.dumps(meta | {"started": time.time()}, indent=1))
-        self.lines = (folder / "metrics.jsonl").open("a")
-        self.metrics: list[dict[str, np.ndarray]] = []
+        now = dict(argv=sys.argv, versions=versions(), revision=revision(), started=time.time())
+        now |= dict(devices=[str(d) for d in jax.devices()])
+        meta, lines = now, ""
+        self.pieces: list[dict[str, np.ndarray]] = []
         self.evaluations: list[tuple[int, np.ndarray]] = []
-        self.began = time.perf_counter()
+        if point:
+            kept = point.metrics
+            self.evaluations = list(zip(kept["eval_steps"].tolist(), kept["eval_return"].T))
+            self.pieces = [{k: v for k, v in kept.items() if k not in POINTS}]
+            meta = load_json(folder / "meta.json")
+            meta["resumed"] = [*meta.get("resumed", []), now | dict(iteration=point.iteration)]
+            lines = lines_until(folder / "metrics.jsonl", point.iteration)
+        elif (folder / "config.toml").exists():
+            raise InputError(f"run: {folder} is another run's folder")
+        write_whole(folder / "config.toml", tomli_w.dumps(jobs.to_tables(job)))
+        write_whole(folder / "meta.json", json.dumps(meta, indent=1))
+        write_whole(folder / "metrics.jsonl", lines)
+        self.lines = (folder / "metrics.jsonl").open("a")
+        self.seconds = point.about["seconds"] if point else 0.0  # of computing, over all sessions
 
     def see(self, chunk) -> None:
-        """A chunk's metrics as one line, kept for the arrays."""
+        """A chunk's metrics as one line, kept for the arrays. OSError if they cannot be written."""
+        if not (self.folder / "config.toml").exists():
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone")
+        self.seconds += chunk.seconds
         steps = chunk.iteration * self.job.hyper.steps_per_iteration
-        seconds = round(time.perf_counter() - self.began, 3)
+        seconds = round(self.seconds, 3)
         line: dict[str, Any] = dict(step=steps, iteration=chunk.iteration, seconds=seconds)
         for name, x in chunk.metrics.items():
             line[name] = finite(mean_of_finite(x))
         if chunk.evaluation is not None:
             line["eval_return"] = finite(chunk.evaluation)
             self.evaluations.append((steps, chunk.evaluation))
-        self.metrics.append(chunk.metrics)
+        self.pieces.append(chunk.metrics)
         self.lines.write(json.dumps(line) + "\n")
         self.lines.flush()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every metric [seeds, iterations], `steps` [iterations], evaluations [seeds, points]."""
-        names = self.metrics[0]
-        out = {k: np.concatenate([m[k] for m in self.metrics], 1) for k in names}
-        n = next(iter(out.values())).shape[1]
-        each = self.job.hyper.steps_per_iteration
-        out["steps"] = np.arange(1, n + 1) * each
-        out["eval_steps"] = np.array([s for s, _ in self.evaluations])
-        out["eval_return"] = np.stack([r for _, r in self.evaluations], 1)
-        return out
+        names = self.pieces[0] if self.pieces else ()
+        out = {k: np.concatenate([m[k] for m in self.pieces], 1) for k in names}
+        self.pieces = [out] if out else []
+        n = next(iter(out.values())).shape[1] if out else 0
+        none = np.zeros((0, self.job.seeds))
+        return out | dict(
+            steps=np.arange(1, n + 1) * self.job.hyper.steps_per_iteration,
+            eval_steps=np.array([s for s, _ in self.evaluations], int),
+            eval_return=np.array([r for _, r in self.evaluations] or none).T,
+        )
 
     def finish(self, summary: dict) -> dict[str, np.ndarray]:
         """Write the arrays and the summary; the arrays."""
-        self.lines.close()
         arrays = self.arrays()
-        np.savez_compressed(self.folder / "metrics.npz", allow_pickle=False, **arrays)
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        new = self.folder / "metrics.new.npz"
+        np.savez_compressed(new, allow_pickle=False, **arrays)
+        new.replace(self.folder / "metrics.npz")
+        write_whole(self.folder / "summary.json", json.dumps(summary, indent=1))
         return arrays
+
+
+def load_json(path: Path) -> dict:
+    """A file of ours; {} for one that is lost."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def lines_until(path: Path, iteration: int) -> str:
+    """The lines of a metrics.jsonl up to an iteration, without a last one in pieces."""
+    kept = []
+    try:
+        for line in path.read_text().splitlines(keepends=True):
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # the last one is in pieces, or there is none
+    return "".join(kept)
 
 
 def mean_of_finite(x: np.ndarray) -> np.ndarray:

@@ -15,10 +15,13 @@ import numpy as np
 
 from jaxrl import hyper
 from jaxrl.core import Algo
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, reason
 from jaxrl.rollout import evaluate
 from jaxrl.run import catalogue
+from jaxrl.run.guard import guarded
 from jaxrl.run.job import Job
+
+CHUNK_SECONDS = 10.0  # at most, about: so long does a signal wait
 
 
 class Setting(NamedTuple):
@@ -52,7 +55,7 @@ def set_up(job: Job) -> Setting:
     if envs.kind(job.env) == "custom":
         try_out(job.env, world)
     module, _ = catalogue.load(job.paper)
-    algo = module.make(world, job.network)
+    algo = guarded(module.make(world, job.network), freeze=job.on_nan == "freeze")
     hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
     setting = Setting(job, algo, hp, world, np.arange(job.seed, job.seed + job.seeds))
     try:
@@ -62,8 +65,7 @@ def set_up(job: Job) -> Setting:
     except (TypeError, ValueError, AttributeError, AssertionError) as e:
         if not catalogue.inside(catalogue.find(job.paper)):
             raise  # the traceback is of use to who wrote it
-        why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
-        raise InputError(f"env: {job.env} does not suit {job.paper}: {why}") from e
+        raise InputError(f"env: {job.env} does not suit {job.paper}: {reason(e)}") from e
     return setting
 
 
@@ -78,8 +80,7 @@ def try_out(name: str, world: Any) -> None:
     try:
         reward = jax.eval_shape(once, jax.random.key(0))
     except Exception as e:
-        why = f"{type(e).__name__}: {str(e).splitlines()[0]}" if str(e) else type(e).__name__
-        raise InputError(f"env: {name}: {why}; jaxrl check-env {name} tells more") from e
+        raise InputError(f"env: {name}: {reason(e)}; jaxrl check-env {name} tells more") from e
     if reward.shape != (2,):
         raise InputError(f"env: {name}: a reward has shape {reward.shape[1:]}, allowed is ()")
 
@@ -176,27 +177,43 @@ class Chunk(NamedTuple):
     """What the host sees between two chunks."""
 
     iteration: int  # iterations done
+    state: Any  # every row's; its buffers are the next chunk's, so copy what is to stay
     metrics: dict[str, np.ndarray]  # [rows, iterations of this chunk, ...]
     evaluation: np.ndarray | None  # [rows] mean greedy return, where this chunk ends in one
     seconds: float  # that the iterations took, without the evaluation
 
 
-def execute(s: Setting, program: Program, see: Callable[[Chunk], None] = lambda c: None) -> Any:
-    """Run a job and return the final state of every row; `see` is called after each chunk."""
-    state = program.init(s.keys, s.hp, s.world)
+def execute(
+    s: Setting,
+    program: Program,
+    see: Callable[[Chunk], None] = lambda c: None,
+    state: Any = None,
+    done: int = 0,
+) -> Any:
+    """Run a job and return the final state of every row; `see` is called after each chunk.
+
+    state, done: go on from there, bit for bit as if it had not stopped.
+    """
+    if state is None:
+        state = program.init(s.keys, s.hp, s.world)
     keys = evaluation_keys(s, 0)
-    total, done = s.job.iterations, 0
-    stops = {round(total * (i + 1) / s.job.evals) for i in range(s.job.evals)}
+    job, size = s.job, program.chunk
+    total = job.iterations
+    stops = {round(total * (i + 1) / job.evals) for i in range(job.evals)}
     while done < total:
-        n = min([program.chunk, total - done, *(stop - done for stop in stops if stop > done)])
+        ahead = [stop - done for stop in stops if stop > done]
+        if every := job.save_iterations:
+            ahead.append(every - done % every)
+        n = min([size, total - done, *ahead])
         began = time.perf_counter()
         state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
         done += n
         metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began
+        size = min(program.chunk, max(1, int(CHUNK_SECONDS * n / seconds)))
         metrics = {k: v[:, :n] for k, v in metrics.items()}
         evaluation = None
         if done in stops:
             evaluation = mean_returns(program.greedy((state, keys), s.hp, s.world))
-        see(Chunk(done, metrics, evaluation, seconds))
+        see(Chunk(done, state, metrics, evaluation, seconds))
     return state

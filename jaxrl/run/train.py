@@ -1,21 +1,34 @@
-"""A training run from a job to a finished folder: what `jaxrl train` does, for scripts too."""
+"""A training run from a job to a finished folder: what `jaxrl train` and `jaxrl resume` do."""
 
-from collections.abc import Callable
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from jaxrl.run import checkpoint, record, report
+import jax
+
+from jaxrl.errors import DIVERGED, STORAGE, InputError, RunError
+from jaxrl.run import checkpoint, guard, record, report
+from jaxrl.run import job as jobs
+from jaxrl.run.files import locked
 from jaxrl.run.job import Job
 from jaxrl.run.run import (
     Chunk,
+    Program,
     Setting,
     build,
     evaluation_keys,
     execute,
     mean_returns,
+    over_rows,
     set_up,
 )
-from jaxrl.run.stats import summarise
+from jaxrl.run.stats import finite, iqm, summarise
+
+See: TypeAlias = Callable[[Chunk], None]
+Say: TypeAlias = Callable[[str], Any]
 
 
 def final(result: dict) -> dict:
@@ -30,27 +43,188 @@ def train(
     job: Job,
     folder: Path,
     setting: Setting | None = None,
-    see: Callable[[Chunk], None] = lambda chunk: None,
-    say: Callable[[str], Any] = lambda line: None,
+    see: See = lambda chunk: None,
+    say: Say = lambda line: None,
 ) -> dict:
     """Run a job, write its folder, return its summary.
 
     Args:
       see: called after each chunk, for a progress bar.
       say: called with a line at each stage.
+
+    Raises:
+      RunError: it stopped before its end (a signal, a NaN, a full disk); see `resume`.
     """
     s = setting or set_up(job)
     say(f"compiling {job.paper} on {job.env}: {job.seeds} seeds, {job.iterations} iterations")
-    recorder = record.Recorder(folder, job)
     program = build(s)
-    seconds = []
+    with locked(folder), storage(folder):
+        return work(s, program, record.Recorder(folder, job), None, see, say)
 
-    def watch(chunk):
-        seconds.append(chunk.seconds)
-        recorder.see(chunk)
-        see(chunk)
 
-    state = execute(s, program, watch)
+def reopen(folder: Path, steps: int | None = None, named: Iterable[str] = ()) -> Job:
+    """The job of a run's folder, with more steps if they are said.
+
+    Args:
+      named: code of one's own that may be run: the path of a paper's file, my_module:make.
+
+    Raises:
+      InputError: it is no run's folder, or its config.toml is not one, or names other code.
+    """
+    if not (folder / "config.toml").is_file():
+        raise InputError(f"run: {folder} is not the folder of a run")
+    tables = jobs.refuse_code(jobs.read(folder / "config.toml"), named)
+    if steps is not None:
+        tables["run"]["steps"] = steps
+    return jobs.resolve(**tables)
+
+
+def restore(s: Setting, folder: Path, say: Say, best: bool = False) -> checkpoint.Point:
+    """The newest checkpoint of a run, or the best, that is as it was written; others are named.
+
+    Raises:
+      RunError: there is none.
+      InputError: config.toml is not what the run began with.
+    """
+    where, about = (checkpoint.best if best else checkpoint.newest)(folder, say)
+    if different := jobs.changed(jobs.to_tables(s.job), about["tables"]):
+        raise InputError(f"{different}; {folder} cannot go on")
+    like = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world)
+    return checkpoint.read(where, like)
+
+
+def resume(
+    folder: Path,
+    job: Job | None = None,
+    see: See = lambda chunk: None,
+    say: Say = lambda line: None,
+) -> dict:
+    """Go on with a run from its last checkpoint, bit for bit as if it had never stopped.
+
+    Args:
+      job: `reopen`'s; one with more steps extends the run, and its schedules end where it does.
+
+    Raises:
+      InputError: the folder is in use, or of another run.
+      RunError: no checkpoint is whole; or as `train`.
+    """
+    job = job or reopen(folder)
+    with locked(folder), storage(folder):
+        s = set_up(job)
+        point = restore(s, folder, say)
+        done = point.iteration
+        if done > job.iterations:
+            each = job.hyper.steps_per_iteration
+            raise InputError(f"steps: {job.steps} is less than the {done * each} done already")
+        if done == job.iterations == record.load_json(folder / "summary.json").get("iterations"):
+            say(f"{folder} is finished; --steps N makes it longer")
+            return record.load_summary(folder)
+        if (then := point.about["versions"]) != (now := record.versions()):
+            moved = [f"{k} {then.get(k)} is now {v}" for k, v in now.items() if then.get(k) != v]
+            say(f"{', '.join(moved)}: the same bits are not promised")
+        checkpoint.set_aside(folder, done)
+        say(f"resuming {job.paper} on {job.env} after {done} of {job.iterations} iterations")
+        return work(s, build(s), record.Recorder(folder, job, point), point, see, say)
+
+
+@contextlib.contextmanager
+def storage(folder: Path) -> Iterator[None]:
+    """A disk that fails ends a run in one line."""
+    try:
+        yield
+    except OSError as e:
+        raise RunError(f"run: {folder}: {e.strerror or e}; {way_on(folder)}", STORAGE) from e
+
+
+def way_on(folder: Path) -> str:
+    """How a run that stopped goes on."""
+    if whole := [p for p in checkpoint.points(folder) if (p / checkpoint.MANIFEST).exists()]:
+        return f"jaxrl resume {folder} goes on from {whole[0].name} iterations"
+    return "there is no checkpoint"
+
+
+class Watch:
+    """What the host does after each chunk: record, look for what is lost, save, stop."""
+
+    def __init__(self, s: Setting, recorder: record.Recorder, saver: checkpoint.Saver, say: Say):
+        self.s, self.recorder, self.saver, self.say = s, recorder, saver, say
+        self.frozen = {loss.row for loss in self.lost()}
+        self.saved = time.monotonic()
+
+    def lost(self) -> list[guard.Loss]:
+        """Every seed that was lost so far."""
+        metrics = self.recorder.arrays()
+        return guard.losses(metrics) if "finite" in metrics else []
+
+    def save(self, iteration: int, state: Any, score: float | None = None) -> None:
+        about = dict(
+            score=score,
+            seconds=self.recorder.seconds,
+            tables=jobs.to_tables(self.s.job),
+            versions=record.versions(),
+        )
+        self.saver.save(iteration, state, self.recorder.arrays(), about)
+        self.saved = time.monotonic()
+
+    def __call__(self, chunk: Chunk, caught: list[int]) -> None:
+        job, folder = self.s.job, self.recorder.folder
+        self.recorder.see(chunk)
+        self.look(chunk)
+        score = None if chunk.evaluation is None else finite(iqm(chunk.evaluation))
+        every = job.save_iterations
+        if (
+            caught
+            or chunk.iteration == job.iterations
+            or (every and chunk.iteration % every == 0)
+            or (score is not None and score > self.saver.best)
+            or time.monotonic() - self.saved >= 60 * job.save_minutes
+        ):
+            self.save(chunk.iteration, chunk.state, score)
+        if caught and chunk.iteration < job.iterations:
+            self.saver.wait()
+            name = signal.Signals(caught[0]).name
+            raise RunError(f"stopped by {name}; {way_on(folder)}", 128 + caught[0])
+
+    def look(self, chunk: Chunk) -> None:
+        """Stop at what is not finite, or say who is frozen."""
+        size = chunk.metrics["finite"].shape[1]
+        for loss in guard.losses(chunk.metrics, chunk.iteration - size):
+            if loss.row in self.frozen:
+                continue
+            seed = self.s.seeds[loss.row]
+            what = f"seed {seed}: {loss.metric} is not finite at iteration {loss.iteration}"
+            if self.s.job.on_nan == "stop":
+                self.saver.wait()
+                way = f"{way_on(self.recorder.folder)}, to the same end"
+                raise RunError(f"{what}; --on-nan freeze runs the other seeds on; {way}", DIVERGED)
+            self.say(f"{what}: frozen as it was before")
+            self.frozen.add(loss.row)
+
+
+def work(
+    s: Setting,
+    program: Program,
+    recorder: record.Recorder,
+    point: checkpoint.Point | None,
+    see: See,
+    say: Say,
+) -> dict:
+    """Train to the end with checkpoints on the way, and write what came out."""
+    job, folder = s.job, recorder.folder
+    saver = checkpoint.Saver(folder, job.keep)
+    with guard.signals() as caught, contextlib.closing(saver):
+        watch = Watch(s, recorder, saver, say)
+        if point:
+            state, done = point.state, point.iteration
+        else:
+            state, done = program.init(s.keys, s.hp, s.world), 0
+            watch.save(done, state)
+
+        def both(chunk):
+            see(chunk)
+            watch(chunk, caught)
+
+        state = execute(s, program, both, state, done)
     last = (state, evaluation_keys(s, 1))
     steps = job.iterations * job.hyper.steps_per_iteration
     summary = dict(
@@ -62,13 +236,14 @@ def train(
         iterations=job.iterations,
         final_return=final(program.greedy(last, s.hp, s.world)),
         final_return_stochastic=final(program.sampled(last, s.hp, s.world)),
-        env_steps_per_second=steps * job.seeds / sum(seconds),
-        seconds=sum(seconds),
+        frozen=[loss._replace(row=int(s.seeds[loss.row]))._asdict() for loss in watch.lost()],
+        state_sha256=checkpoint.digest(checkpoint.plain(state)),
+        env_steps_per_second=steps * job.seeds / recorder.seconds,
+        seconds=recorder.seconds,
         compile_seconds=program.compile_seconds,
         seed_mode=job.seed_mode,
         versions=record.versions(),
     )
-    checkpoint.save(folder / "ckpt" / str(job.iterations), state)
     arrays = recorder.finish(summary)
     report.learning_curve(folder / "curve.png", arrays, f"{job.paper} on {job.env}")
     return summary

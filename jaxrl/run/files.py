@@ -1,0 +1,43 @@
+"""What a file system can do to a run: half-written files, and a second writer."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxrl.errors import InputError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever is killed leaves the old one or the new one."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, made if it is not there, against a second writer: InputError for that.
+
+    The system lets go of the lock when a process dies, however it dies, so none is ever stale.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as e:
+        raise InputError(f"run: {folder}: {e.strerror}") from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            file.seek(0)
+            raise InputError(f"run: {folder} is being written by {file.read() or 'another'}") from e
+        except OSError as e:
+            raise InputError(f"run: {folder} cannot be locked: {e.strerror}") from e
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
