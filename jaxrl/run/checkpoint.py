@@ -13,6 +13,7 @@ that is loaded can run code: arrays, JSON, and no pickle.
 import errno
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -92,12 +93,19 @@ def numbered(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{i:05}": x for i, x in enumerate(leaves.values()) if x.size}
 
 
+def orbax() -> Any:
+    """The library, imported where it is used. What goes wrong in it is ours to say, in one line."""
+    import orbax.checkpoint
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    return orbax.checkpoint
+
+
 def write(
     folder: Path, leaves: dict[str, np.ndarray], metrics: dict[str, np.ndarray], about: dict
 ) -> None:
     """Write a checkpoint; it is complete once its manifest is there. OSError if it cannot be."""
-    import orbax.checkpoint as ocp
-
+    ocp = orbax()
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(parents=True)
     try:
@@ -153,9 +161,7 @@ def read(folder: Path, like: Any) -> Point:
     Raises:
       CheckpointError: it is not as it was written, or of another state than `like`.
     """
-    import orbax.checkpoint as ocp
-
-    about = verify(folder)
+    ocp, about = orbax(), verify(folder)
     wanted = by_path(jax.eval_shape(partial(jax.tree.map, data), like))
     if different := misfit({k: kind(x) for k, x in wanted.items()}, about["leaves"]):
         raise CheckpointError(f"checkpoint: {folder} is of another state: {different}")

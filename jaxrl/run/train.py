@@ -133,7 +133,8 @@ def storage(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise RunError(f"run: {folder}: {e.strerror or e}; {way_on(folder)}", STORAGE) from e
+        why = (e.strerror or e) if (folder / "config.toml").exists() else "the folder is gone"
+        raise RunError(f"run: {folder}: {why}; {way_on(folder)}", STORAGE) from e
 
 
 def way_on(folder: Path) -> str:
@@ -153,8 +154,9 @@ class Watch:
 
     def lost(self) -> list[guard.Loss]:
         """Every seed that was lost so far."""
-        metrics = self.recorder.arrays()
-        return guard.losses(metrics) if "finite" in metrics else []
+        arrays = self.recorder.arrays()
+        metrics = {k: v for k, v in arrays.items() if k not in record.POINTS}
+        return guard.losses(metrics) if metrics else []
 
     def save(self, iteration: int, state: Any, score: float | None = None) -> None:
         about = dict(

@@ -88,7 +88,7 @@ def test_a_run_that_depends_on_where_it_was_cut_is_found(tmp_path, monkeypatch):
         return real(algo, size, s, t, n, hp, world)
 
     monkeypatch.setattr(battery, "advance", other)
-    assert problems(tmp_path) == ["resume: 4 iterations are not 2 and 2, bit for bit"]
+    assert problems(tmp_path) == ["resume: 4 iterations are not 2, a checkpoint and 2, bit for bit"]
 
 
 def test_a_long_file_is_too_long(tmp_path):
