@@ -283,6 +283,7 @@ def test_a_folder_that_is_gone(tmp_path):
     assert e.value.code == 5
 
 
+# {obs} and {reward} are what it shows and pays when it is sprung
 TRAP = """
 import jax, jax.numpy as jnp
 from flax import struct
@@ -300,20 +301,22 @@ class Trap:
         return jnp.int32(0), jnp.zeros(1)
 
     def step(self, key, t, action):
-        reward = jnp.where(jax.random.uniform(key) < 1 / 700, jnp.nan, 1.0)
-        t = t + 1
-        return Step(t, jnp.zeros(1), reward, t >= 10, jnp.zeros((), bool))
+        sprung = jax.random.uniform(key) < 1 / 700
+        obs = jnp.where(sprung, {obs}, jnp.zeros(1))
+        reward = jnp.where(sprung, {reward}, 1.0)
+        return Step(t + 1, obs, reward, t + 1 >= 10, jnp.zeros((), bool))
 
 make = Trap
 """
 
 
-@pytest.fixture
-def trap(tmp_path, monkeypatch):
-    """An environment that once in 700 steps pays NaN."""
+@pytest.fixture(params=[("0.0", "jnp.nan"), ("jnp.nan", "1.0"), ("0.0", "jnp.inf")])
+def trap(request, tmp_path, monkeypatch):
+    """An environment that is sprung once in 700 steps."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "trap", raising=False)
-    (tmp_path / "trap.py").write_text(TRAP)
+    obs, reward = request.param
+    (tmp_path / "trap.py").write_text(TRAP.format(obs=obs, reward=reward))
     return lambda **run: resolve(run=dict(env="trap:make", seeds=6, seed=3) | run)
 
 
