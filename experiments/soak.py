@@ -63,8 +63,8 @@ def cycle(name: str, alone: Path, work: Path, dice: random.Random) -> dict:
             return dict(name=name, kills=kills, code=code, peaks=peaks)
         words = command("resume", str(folder))
     code, peak = watched(command("evaluate", str(folder), "--episodes", "50")[:-1])
-    whole = all((folder / f).stat().st_size for f in ("summary.json", "metrics.npz", "curve.png"))
-    ended = dict(evaluated=code == 0, whole=bool(whole), **same(alone, folder))
+    whole = all((folder / f).is_file() for f in ("summary.json", "metrics.npz", "curve.png"))
+    ended = dict(evaluated=code == 0, whole=whole, **same(alone, folder))
     return dict(name=name, kills=kills, peaks=peaks, evaluate_peak=peak, **ended)
 
 
@@ -81,12 +81,14 @@ def main() -> None:
         long, began = work / "long", time.monotonic()
         words = command("train", *LONG.split(), "--checkpoint-every", "200", "--run", str(long))
         with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-            while time.monotonic() - began < 60 * said.minutes:
-                name = list(RUNS)[len(done) % len(RUNS)]
-                done.append(cycle(name, work / name, work, dice))
-                resident.append((time.monotonic() - began, memory(process.pid, "VmRSS")))
-                print(done[-1], resident[-1], file=sys.stderr, flush=True)
-            process.terminate()
+            try:
+                while time.monotonic() - began < 60 * said.minutes:
+                    name = list(RUNS)[len(done) % len(RUNS)]
+                    done.append(cycle(name, work / name, work, dice))
+                    resident.append((time.monotonic() - began, memory(process.pid, "VmRSS")))
+                    print(done[-1], resident[-1], file=sys.stderr, flush=True)
+            finally:
+                process.terminate()
             end = process.communicate()[1].strip().splitlines()[-1].replace(str(long), "RUN")
         iterations = int(max((p.name for p in long.glob("ckpt/*")), key=int))
     rows = [

@@ -145,13 +145,12 @@ class Recorder:
             eval_return=np.array([r for _, r in self.evaluations] or none).T,
         )
 
-    def finish(self, summary: dict) -> dict[str, np.ndarray]:
-        """Write the arrays and the summary; the arrays."""
+    def finish(self) -> dict[str, np.ndarray]:
+        """Write the arrays; the arrays."""
         arrays = self.arrays()
         new = self.folder / "metrics.new.npz"
         np.savez_compressed(new, allow_pickle=False, **arrays)
         new.replace(self.folder / "metrics.npz")
-        write_whole(self.folder / "summary.json", json.dumps(summary, indent=1))
         return arrays
 
 

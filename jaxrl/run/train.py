@@ -1,6 +1,7 @@
 """A training run from a job to a finished folder: what `jaxrl train` and `jaxrl resume` do."""
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ import jax
 from jaxrl.errors import DIVERGED, STORAGE, InputError, RunError
 from jaxrl.run import checkpoint, guard, record, report
 from jaxrl.run import job as jobs
-from jaxrl.run.files import locked
+from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.run import (
     Chunk,
@@ -246,6 +247,7 @@ def work(
         seed_mode=job.seed_mode,
         versions=record.versions(),
     )
-    arrays = recorder.finish(summary)
+    arrays = recorder.finish()
     report.learning_curve(folder / "curve.png", arrays, f"{job.paper} on {job.env}")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1))  # last: it is finished
     return summary
