@@ -14,8 +14,10 @@ from jaxrl.errors import InputError, RunError, did_you_mean
 
 COMMANDS = {
     "train": "train a paper on an environment, many seeds in one program",
+    "compare": "train several papers at the same budget: a table, a picture, a page",
     "resume": "go on with a run that was stopped or killed, or make one longer",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
+    "report": "write the page of a run or a comparison, as HTML and Markdown",
     "envs": "list the environments",
     "papers": "list the papers, and what is on record of each",
     "claims": "run the experiment behind a paper's claim, and record it",

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from jaxrl.run import catalogue, evidence
+from jaxrl.run.document import Table, table
 
 HEAD = """# The papers
 
@@ -12,11 +13,6 @@ reproduced* if the claim was run and did not come out; *partial* says which evid
 evidence is made: [docs/papers.md](docs/papers.md).
 """
 COLUMNS = ("paper", "year", "file", "what it changes", "claim", "measured", "status")
-
-
-def cell(text: object) -> str:
-    """Text that stays within a cell of a Markdown table."""
-    return " ".join(str(text if text is not None else "").split()).replace("|", "\\|")
 
 
 def number(x: float | None, digits: int = 3) -> str:
@@ -39,9 +35,9 @@ def measured(claim: dict | None) -> str:
     return f"{'; '.join(parts)} ({claim['n']} seeds, {claim['recorded']})"
 
 
-def rows(entries: list[dict]) -> list[str]:
+def rows(entries: list[dict]) -> str:
     """A table of entries."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    lines = []
     for e in entries:
         title = f"{e['slug']}: {e['title']}"
         if e.get("arxiv"):
@@ -52,7 +48,7 @@ def rows(entries: list[dict]) -> list[str]:
         lines.append(
             (title, e.get("year"), link, e.get("changes"), e.get("claim"), found, e["status"])
         )
-    return [f"| {' | '.join(map(cell, line))} |" for line in lines]
+    return table(Table(COLUMNS, lines))
 
 
 def text() -> str:
@@ -63,9 +59,9 @@ def text() -> str:
     lines = [HEAD, f"{len(entries)} systems: {total}.", ""]
     chapters = dict.fromkeys(e["chapter"] for e in entries)
     for chapter in sorted(chapters, key=lambda c: c != "on_policy"):  # the first to be built
-        lines += [f"## {chapter}", "", *rows([e for e in entries if e["chapter"] == chapter]), ""]
+        lines += [f"## {chapter}", "", rows([e for e in entries if e["chapter"] == chapter]), ""]
     lines += ["## References", "", "What others are measured against.", ""]
-    return "\n".join([*lines, *rows(evidence.references()), ""])
+    return "\n".join([*lines, rows(evidence.references()), ""])
 
 
 def write() -> None:

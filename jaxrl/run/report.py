@@ -7,6 +7,8 @@ import numpy as np
 from jaxrl.run.stats import interval, iqm
 
 BLUE = "#0072B2"  # Okabe and Ito's palette: told apart by everyone
+PALETTE = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # beyond seven methods a colour comes again, dashed
 
 
 def filled(x: np.ndarray) -> np.ndarray:
@@ -26,20 +28,22 @@ def thin(steps: np.ndarray, x: np.ndarray, points: int) -> tuple[np.ndarray, np.
     return np.array([steps[g[-1]] for g in groups]), np.stack(means, 1)
 
 
-def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> None:
-    """Return against steps: interquartile mean, its 95 % band over seeds, a thin line a seed."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import EngFormatter
-
+def curve(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A run's return while exploring: steps [points], and a curve a seed [seeds, points]."""
     steps, x = thin(arrays["steps"], arrays["episode_return"], 100)
     x = filled(x)
     known = np.isfinite(x).all(0)
-    steps, x = steps[known], x[:, known]
+    return steps[known], x[:, known]
+
+
+def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> None:
+    """Return against steps: interquartile mean, its 95 % band over seeds, a thin line a seed."""
+    plt = pyplot()
+    from matplotlib.ticker import EngFormatter
+
+    steps, x = curve(arrays)
     fig, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    if known.any():
+    if len(steps):
         draw_seeds(ax, steps, x)
     mode = arrays["eval_return"]
     ax.plot(
@@ -66,3 +70,72 @@ def draw_seeds(ax, steps: np.ndarray, x: np.ndarray) -> None:
     if len(x) > 1:
         band = np.array([interval(column) for column in x.T]).T
         ax.fill_between(steps, *band, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
+
+
+def pyplot():
+    """matplotlib, drawing to files."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def comparison(
+    path: Path,
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
+    bars: dict[str, tuple[float, tuple[float, float]]],
+    scale: str,
+) -> None:
+    """A panel of learning curves for each environment, and one of intervals over all of them.
+
+    Args:
+      curves: environment -> method -> (steps [points], return [seeds, points]).
+      bars: method -> (interquartile mean, its interval), on one scale.
+      scale: what that scale is.
+    """
+    plt = pyplot()
+    from matplotlib.ticker import EngFormatter
+
+    methods = list(dict.fromkeys(m for panel in curves.values() for m in panel))
+    look = {
+        m: dict(color=PALETTE[i % len(PALETTE)], linestyle=DASHES[i // len(PALETTE) % len(DASHES)])
+        for i, m in enumerate(methods)
+    }
+    count = len(curves) + 1
+    columns = min(3, count)
+    rows = -(-count // columns)
+    size = (4.2 * columns, 3.3 * rows + 0.4)
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    for ax, (env, panel) in zip(axes.flat, curves.items()):
+        for method, (steps, x) in panel.items():
+            ax.plot(steps, iqm(x), linewidth=2, label=method, **look[method])
+            if len(x) > 1:
+                band = np.array([interval(column) for column in x.T]).T
+                color = look[method]["color"]
+                ax.fill_between(steps, *band, color=color, alpha=0.15, linewidth=0)
+        ax.set(title=env, xlabel="environment steps of one seed", ylabel="episode return")
+        ax.xaxis.set_major_formatter(EngFormatter())
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", alpha=0.3)
+    ax = axes.flat[count - 1]
+    for i, method in enumerate(shown := [m for m in reversed(methods) if m in bars]):
+        mid, ends = bars[method]
+        ax.plot(ends, [i, i], linewidth=3, solid_capstyle="butt", color=look[method]["color"])
+        ax.plot(mid, i, "o", color=look[method]["color"], markersize=7)
+    ax.set_yticks(range(len(shown)), shown)
+    ax.set_ylim(-0.6, max(len(shown), 1) - 0.4)
+    ax.set(title="final return, all environments" if len(curves) > 1 else "final return")
+    ax.set_xlabel(scale, fontsize=9, wrap=True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="x", alpha=0.3)
+    lines = {line.get_label(): line for a in axes.flat[: count - 1] for line in a.get_lines()}
+    handles = [lines[m] for m in methods]
+    fig.legend(
+        handles, methods, loc="outside lower center", ncols=min(len(methods), 5), frameon=False
+    )
+    fig.savefig(path, dpi=150)
+    plt.close(fig)

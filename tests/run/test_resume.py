@@ -193,6 +193,22 @@ def test_the_last_few_checkpoints_and_the_best_are_kept(long, whole):
     assert differ == (best != 20)
 
 
+def test_a_run_is_finished_when_all_of_it_is_there(cut, whole, monkeypatch):
+    """A process that dies while it draws has not finished."""
+
+    def die(*args):
+        raise Cut
+
+    with monkeypatch.context() as m:
+        m.setattr("jaxrl.run.report.learning_curve", die)
+        with pytest.raises(Cut):
+            resume(cut)
+    assert checkpoint.points(cut)[0].name == "20"
+    assert not (cut / "summary.json").exists()
+    resume(cut)
+    assert same(whole, cut) and (cut / "curve.png").exists()
+
+
 def spoil(how: str, file: Path, dice) -> None:
     """Flip a bit of a file, cut it short, or remove it."""
     data = bytearray(file.read_bytes())

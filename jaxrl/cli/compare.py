@@ -1,0 +1,87 @@
+"""jaxrl compare SLUG SLUG ... --env ENV ...: which is better, and how sure is that?"""
+
+from pathlib import Path
+
+import click
+
+from jaxrl.cli.options import Whole, only_json
+from jaxrl.errors import InputError
+from jaxrl.run import catalogue
+
+OWN = ("seeds", "seed", "steps", "evals", "eval_episodes")
+
+
+class Spread(click.Command):
+    """A command whose --env takes several values, as if each had the flag before it."""
+
+    def parse_args(self, ctx, args):
+        out, flag = [], None
+        for a in args:
+            if a == "--env":
+                flag = a
+                continue
+            flag = None if a.startswith("-") else flag
+            out += [flag, a] if flag else [a]
+        return super().parse_args(ctx, out)
+
+
+@click.command(cls=Spread)
+@click.argument("papers", nargs=-1, metavar="SLUG SLUG ...")
+@click.option("--env", "envs", multiple=True, metavar="E [E ...]", help="one or several")
+@click.option("--seeds", type=Whole(), default=10, show_default=True, help="of each")
+@click.option("--seed", type=Whole(), default=0, show_default=True, help="the first of them")
+@click.option("--steps", type=Whole(), default=500_000, show_default=True, help="of one seed")
+@click.option("--evals", type=Whole(), default=10, show_default=True, help="on the way")
+@click.option("--on-nan", default="stop", show_default=True, help="stop or freeze a lost seed")
+@click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
+@click.option("--json", "as_json", is_flag=True, help="print rows and files, and nothing else")
+@click.option("--quiet", is_flag=True, help="no progress")
+def command(papers, envs, folder, as_json, quiet, **run):
+    """Compare papers at the same budget, on the same environments and seeds.
+
+    The first is what the others are measured against. A paper is a slug or a file, with settings of
+    its own after a colon: ppo ppo:eps=0.1 ppo:hidden=256+256,lr=1e-4:0. Stop it and start it again
+    with the same --run: what was finished is kept. One that cannot run is a row with its error.
+    """
+    import envs as registry
+
+    if len(papers) < 2:
+        raise InputError(f"compare: {len(papers)} papers; two or more are needed")
+    if not envs:
+        raise InputError("env: none given; jaxrl envs lists them")
+    for paper in papers:  # a mistyped name is said before jax is imported
+        catalogue.find(paper.partition(":")[0])
+    for env in envs:
+        registry.check_name(env)
+    with only_json(as_json) as emit:
+        from jaxrl.cli.progress import shown
+        from jaxrl.run import compare, pages
+
+        say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+        target = Path(folder) if folder else unused("-".join(p.partition(":")[0] for p in papers))
+        see = lambda job: shown(job, quiet)
+        out = compare.compare(list(papers), list(envs), run, target, see, say)
+        emit(out)
+    if not as_json:
+        for line in columns([pages.HEAD, *pages.lines(out["rows"])]):
+            click.echo(line)
+        for name, path in out["files"].items():
+            click.echo(f"{name:<9}{path}", err=True)
+
+
+def unused(name: str) -> Path:
+    """A folder for a comparison that nobody named."""
+    import time
+
+    return Path("runs") / "compare" / f"{name[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def columns(rows: list) -> list[str]:
+    """Rows of cells as lines; a long last cell, an error, is not cut."""
+    widths = [max(len(r[i]) for r in rows if not errs(r, i)) for i in range(len(rows[0]))]
+    return ["  ".join(x.ljust(w) for x, w in zip(r, widths)).rstrip() for r in rows]
+
+
+def errs(row, i: int) -> bool:
+    """Whether a cell is an error, which stands over the columns after it."""
+    return i == 2 and not any(row[3:])

@@ -1,0 +1,229 @@
+"""Papers against each other: the same budget, environments and seeds for each.
+
+DIR/comparison.json     what was asked, and a row for each paper and environment
+DIR/comparison.png      learning curves, and an interval plot over the environments
+DIR/report.html, .md    the page
+DIR/ENV/PAPER/          the run of each, a folder as any other
+"""
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.scores import RANGES
+from jaxrl.errors import DIVERGED, InputError, RunError, did_you_mean
+from jaxrl.policies import Network
+from jaxrl.run import catalogue, record
+from jaxrl.run import job as jobs
+from jaxrl.run.files import locked, write_whole
+from jaxrl.run.job import Job
+from jaxrl.run.stats import difference, finite, improvement, interval, iqm
+from jaxrl.run.train import resume, train
+
+RECORD = "comparison.json"
+Shown = Callable[[Job], AbstractContextManager[tuple]]  # gives see and say for a run
+
+
+class Unit(NamedTuple):
+    """One paper on one environment."""
+
+    method: str
+    env: str
+    job: Job
+    folder: Path
+
+
+def read(method: str) -> tuple[str, dict, dict]:
+    """The paper, hyperparameters and network of a method: SLUG, or SLUG:eps=0.1,memory=64."""
+    slug, _, said = method.partition(":")
+    _, cls = catalogue.load(slug)
+    hyper, network = {}, {}
+    nets = {f.name: f.type for f in dataclasses.fields(Network)}
+    known = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "horizon"}
+    for part in filter(None, said.split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise InputError(f"{method}: {part!r} is not NAME=VALUE")
+        if key not in (*known, *nets):
+            raise did_you_mean(slug, key, [*known, *nets])
+        x = jobs.from_toml(key, literal(value))
+        several = typing.get_origin((nets | known)[key]) is tuple and not isinstance(x, tuple)
+        (hyper if key in known else network)[key] = (x,) if several else x
+    return slug, hyper, network
+
+
+def literal(text: str) -> Any:
+    """A value as a person types it: a number, true, false, 64+64 for several, else the text."""
+    if "+" in text and re.fullmatch(r"[\d+]+", text):
+        return [literal(x) for x in text.split("+")]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text, text)
+
+
+def plan(methods: Sequence[str], envs: Sequence[str], run: dict, folder: Path) -> list[Unit]:
+    """The runs of a comparison, each checked. InputError, in one line, for what is not allowed."""
+    for kind, names in (("paper", methods), ("env", envs)):
+        if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+            raise InputError(f"{kind}: {twice[0]} is named twice")
+    units = []
+    for env in envs:
+        for method in methods:
+            slug, hyper, network = read(method)
+            own = str(Path(slug).resolve()) if slug.endswith(".py") else slug
+            tables = dict(env_params={}, network=network, hyper=hyper)
+            job = jobs.resolve(run=run | dict(paper=own, env=env), **tables)
+            name = re.sub(r"[^\w.=,+-]", "_", method)
+            units.append(Unit(method, env, job, folder / env.replace(":", "/") / name))
+    return units
+
+
+def opened(folder: Path, asked: dict) -> None:
+    """Make a comparison's folder, or find the one that was asked for in it."""
+    file = folder / RECORD
+    if file.exists():
+        was = record.load_json(file).get("asked", {})
+        for key, value in asked.items():
+            if was.get(key) != value:
+                raise InputError(
+                    f"run: {folder} holds a comparison of {key} {was.get(key)}, not {value}"
+                )
+    elif any(p.name != "lock" for p in folder.iterdir()):
+        raise InputError(f"run: {folder} exists and is not an empty folder")
+    else:
+        write_whole(file, json.dumps(dict(asked=asked)))
+
+
+def run_unit(unit: Unit, see: Any, say: Any) -> dict:
+    """The summary of a unit's run, which is begun, gone on with, or there already."""
+    if not (unit.folder / "config.toml").exists():
+        return train(unit.job, unit.folder, see=see, say=say)
+    return resume(unit.folder, unit.job, see, lambda line: None)
+
+
+def compare(
+    methods: Sequence[str],
+    envs: Sequence[str],
+    run: dict,
+    folder: Path,
+    shown: Shown,
+    say: Callable[[str], Any] = lambda line: None,
+) -> dict:
+    """Run what has not been run, and write what came out: {rows, files}.
+
+    Args:
+      methods: papers, each a slug or a file, or SLUG:NAME=VALUE,...; the first is the baseline.
+      run: of every job: steps, seeds and the like.
+      shown: as `jaxrl.cli.progress.shown`.
+
+    A method that does not suit an environment or is lost to NaN is a row with its error.
+    """
+    units = plan(methods, envs, run, folder)
+    asked = dict(methods=list(methods), envs=list(envs), run=run)
+    with locked(folder):
+        opened(folder, json.loads(json.dumps(asked)))
+        rows = []
+        for i, unit in enumerate(units):
+            say(f"{i + 1} of {len(units)}: {unit.method} on {unit.env}")
+            row: dict[str, Any] = dict(paper=unit.method, env=unit.env)
+            try:
+                with shown(unit.job) as (see, told):
+                    summary = run_unit(unit, see, told)
+            except (InputError, RunError) as e:
+                if isinstance(e, RunError) and e.code != DIVERGED:
+                    raise
+                rows.append(row | dict(error=str(e)))
+                say(str(e))
+                continue
+            kept = ("final_return", "frozen", "compile_seconds", "seconds")
+            row |= {k: summary[k] for k in kept} | dict(error=None, folder=str(unit.folder))
+            rows.append(row | dict(steps_per_second=summary["env_steps_per_second"]))
+        against(rows, methods[0])
+        write_whole(folder / RECORD, json.dumps(dict(asked=asked, rows=rows), indent=1))
+    from jaxrl.run import pages
+
+    return dict(rows=rows, files=pages.comparison(folder))
+
+
+def against(rows: list[dict], first: str) -> None:
+    """Add to each row how it stands against the first method on the same environment."""
+    scores = {(r["paper"], r["env"]): per_seed(r) for r in rows if not r["error"]}
+    for r in rows:
+        mine, base = scores.get((r["paper"], r["env"])), scores.get((first, r["env"]))
+        r["against"] = None
+        if mine is not None and base is not None and r["paper"] != first:
+            gap, ci = difference(mine, base)
+            r["against"] = dict(
+                paper=first,
+                probability_of_improvement=improvement(mine, base),
+                difference=finite(gap),
+                ci95=finite(ci),
+            )
+
+
+def per_seed(row: dict) -> np.ndarray:
+    return np.array(row["final_return"]["per_seed"], float)
+
+
+class Scale(NamedTuple):
+    """How returns of several environments are put on one scale."""
+
+    ranges: dict[str, tuple[float, float]]
+    words: str
+
+
+def scale(rows: list[dict]) -> Scale:
+    """Fixed ranges where every environment has one; else from the worst to the best seed here."""
+    envs = list(dict.fromkeys(r["env"] for r in rows if not r["error"]))
+    if len(envs) == 1:
+        return Scale({envs[0]: (0.0, 1.0)}, f"return on {envs[0]}")
+    if all(env in RANGES for env in envs):
+        return Scale(
+            {env: RANGES[env] for env in envs},
+            "normalised return: 0 a random policy, 1 the most or PPO at its best (envs/scores.py)",
+        )
+    ranges = {}
+    for env in envs:
+        x = np.concatenate([per_seed(r) for r in rows if r["env"] == env and not r["error"]])
+        low, high = np.nanmin(x), np.nanmax(x)
+        ranges[env] = float(low), float(high if high > low else low + 1)
+    return Scale(ranges, "return, from 0 (the worst seed of all here) to 1 (the best)")
+
+
+def overall(rows: list[dict], s: Scale) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Each method's interquartile mean over environments and seeds with its 95 % interval; only of
+    methods that have every environment."""
+    out = {}
+    for method in dict.fromkeys(r["paper"] for r in rows):
+        mine = [r for r in rows if r["paper"] == method and not r["error"]]
+        if {r["env"] for r in mine} != set(s.ranges):
+            continue
+        x = []
+        for r in mine:
+            low, high = s.ranges[r["env"]]
+            x.append((per_seed(r) - low) / (high - low))
+        stacked = np.stack(x)
+        if len(x) == 1:
+            out[method] = float(iqm(stacked[0])), interval(stacked[0])
+        else:
+            out[method] = difference(stacked, np.zeros_like(stacked))
+    return out
+
+
+def load(folder: Path) -> dict:
+    """The record of a finished comparison. InputError if there is none."""
+    found = record.load_json(folder / RECORD)
+    if not isinstance(found.get("rows"), list):
+        raise InputError(f"comparison: {folder} is not the folder of a finished comparison")
+    return found
