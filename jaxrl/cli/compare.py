@@ -58,7 +58,7 @@ def command(papers, envs, folder, as_json, quiet, **run):
         from jaxrl.run import compare, pages
 
         say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-        target = Path(folder) if folder else unused("-".join(p.partition(":")[0] for p in papers))
+        target = Path(folder) if folder else unused("compare", *papers)
         see = lambda job: shown(job, quiet)
         out = compare.compare(list(papers), list(envs), run, target, see, say)
         emit(out)
@@ -69,11 +69,12 @@ def command(papers, envs, folder, as_json, quiet, **run):
             click.echo(f"{name:<9}{path}", err=True)
 
 
-def unused(name: str) -> Path:
-    """A folder for a comparison that nobody named."""
+def unused(kind: str, *papers: str) -> Path:
+    """A folder for what nobody named one for."""
     import time
 
-    return Path("runs") / "compare" / f"{name[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = "-".join(Path(p.partition(":")[0]).stem for p in papers)
+    return Path("runs") / kind / f"{names[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def columns(rows: list) -> list[str]:

@@ -6,10 +6,8 @@ DIR/report.html, .md    the page
 DIR/ENV/PAPER/          the run of each, a folder as any other
 """
 
-import dataclasses
 import json
 import re
-import typing
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,10 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.scores import RANGES
-from jaxrl.errors import DIVERGED, InputError, RunError, did_you_mean
-from jaxrl.policies import Network
-from jaxrl.run import catalogue, record
+from jaxrl.errors import DIVERGED, InputError, RunError
 from jaxrl.run import job as jobs
+from jaxrl.run import record
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.stats import difference, finite, improvement, interval, iqm
@@ -40,38 +37,6 @@ class Unit(NamedTuple):
     folder: Path
 
 
-def read(method: str) -> tuple[str, dict, dict]:
-    """The paper, hyperparameters and network of a method: SLUG, or SLUG:eps=0.1,memory=64."""
-    slug, _, said = method.partition(":")
-    _, cls = catalogue.load(slug)
-    hyper, network = {}, {}
-    nets = {f.name: f.type for f in dataclasses.fields(Network)}
-    known = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "horizon"}
-    for part in filter(None, said.split(",")):
-        key, equals, value = part.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals:
-            raise InputError(f"{method}: {part!r} is not NAME=VALUE")
-        if key not in (*known, *nets):
-            raise did_you_mean(slug, key, [*known, *nets])
-        x = jobs.from_toml(key, literal(value))
-        several = typing.get_origin((nets | known)[key]) is tuple and not isinstance(x, tuple)
-        (hyper if key in known else network)[key] = (x,) if several else x
-    return slug, hyper, network
-
-
-def literal(text: str) -> Any:
-    """A value as a person types it: a number, true, false, 64+64 for several, else the text."""
-    if "+" in text and re.fullmatch(r"[\d+]+", text):
-        return [literal(x) for x in text.split("+")]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return {"true": True, "false": False}.get(text, text)
-
-
 def plan(methods: Sequence[str], envs: Sequence[str], run: dict, folder: Path) -> list[Unit]:
     """The runs of a comparison, each checked. InputError, in one line, for what is not allowed."""
     for kind, names in (("paper", methods), ("env", envs)):
@@ -80,7 +45,7 @@ def plan(methods: Sequence[str], envs: Sequence[str], run: dict, folder: Path) -
     units = []
     for env in envs:
         for method in methods:
-            slug, hyper, network = read(method)
+            slug, hyper, network = jobs.method(method)
             own = str(Path(slug).resolve()) if slug.endswith(".py") else slug
             tables = dict(env_params={}, network=network, hyper=hyper)
             job = jobs.resolve(run=run | dict(paper=own, env=env), **tables)

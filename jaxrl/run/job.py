@@ -5,6 +5,7 @@ import json
 import math
 import re
 import tomllib
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,49 @@ def from_toml(name: str, x: Any) -> Any:
         except ValueError as e:
             raise InputError(f"{name}: {x!r} is not a number or a schedule a:b") from e
     return tuple(x) if isinstance(x, list) else x
+
+
+def method(text: str) -> tuple[str, dict, dict]:
+    """The paper, hyperparameters and network of SLUG, or of SLUG:eps=0.1,hidden=64+64."""
+    slug, _, said = text.partition(":")
+    out: dict[str, dict] = {"hyper": {}, "network": {}}
+    for part in filter(None, said.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"{text}: {part!r} is not NAME=VALUE")
+        table, key, kind = setting(slug, key)
+        out[table][key] = typed(key, value, kind)
+    return slug, out["hyper"], out["network"]
+
+
+def setting(slug: str, name: str) -> tuple[str, str, Any]:
+    """The table ("hyper" or "network"), the name and the type of a paper's setting."""
+    name = name.strip().replace("-", "_")
+    cls, known = catalogue.load(slug)[1], {}
+    for table, of in (("network", Network), ("hyper", cls)):
+        fields = [f for f in dataclasses.fields(of) if f.name != "horizon"]
+        known |= {f.name: (table, f.name, f.type) for f in fields}
+    if name not in known:
+        raise did_you_mean(slug, name, known)
+    return known[name]
+
+
+def typed(name: str, text: str, kind: Any) -> Any:
+    """A setting's value from what a person types."""
+    x = from_toml(name, literal(text))
+    return (x,) if typing.get_origin(kind) is tuple and not isinstance(x, tuple) else x
+
+
+def literal(text: str) -> Any:
+    """A value as a person types it: a number, true, false, 64+64 for several, else the text."""
+    if "+" in text and re.fullmatch(r"[\d+]+", text):
+        return [literal(x) for x in text.split("+")]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text, text)
 
 
 def schedule(text: str) -> float | Linear:

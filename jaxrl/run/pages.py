@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxrl.errors import InputError
 from jaxrl.run import compare, record, report
 from jaxrl.run import job as jobs
 from jaxrl.run.document import Code, Heading, Part, Picture, Table, Text, as_html, markdown
 from jaxrl.run.files import write_whole
 from jaxrl.run.stats import describe
+from jaxrl.run.sweep import RECORD
 
 
 def write(folder: Path, title: str, parts: Sequence[Part], name: str = "report") -> dict[str, str]:
@@ -29,6 +32,12 @@ def figure(x: float | None, digits: int = 4) -> str:
     return "-" if x is None else f"{x:.{digits}g}"
 
 
+def middle(x: dict) -> list[str]:
+    """A summary over seeds as three cells."""
+    ends = "-" if x["ci95"][0] is None else "[{}, {}]".format(*map(figure, x["ci95"]))
+    return [figure(x["iqm"]), ends, figure(x["min"])]
+
+
 HEAD = (
     *("paper", "environment", "return (IQM)", "95 % interval", "worst seed"),
     *("P(better than the first)", "steps/s", "compile s"),
@@ -43,12 +52,11 @@ def lines(rows: list[dict]) -> list[list[str]]:
             out.append([r["paper"], r["env"], r["error"], *[""] * 5])
             continue
         x, vs = r["final_return"], r["against"]
-        ends = "-" if x["ci95"][0] is None else "[{}, {}]".format(*map(figure, x["ci95"]))
         better = figure(vs["probability_of_improvement"], 2) if vs else ""
         lost = f", {len(r['frozen'])} frozen" if r["frozen"] else ""
         speed, compiling = f"{r['steps_per_second']:,.0f}", f"{r['compile_seconds']:.1f}"
-        middle = [figure(x["iqm"]) + lost, ends, figure(x["min"])]
-        out.append([r["paper"], r["env"], *middle, better, speed, compiling])
+        mid, ends, worst = middle(x)
+        out.append([r["paper"], r["env"], mid + lost, ends, worst, better, speed, compiling])
     return out
 
 
@@ -146,10 +154,44 @@ def run(folder: Path) -> dict[str, str]:
     return write(folder, f"{s['paper']} on {s['env']}, {s['seeds']} seeds", parts)
 
 
+def sweep(folder: Path) -> dict[str, str]:
+    """Draw a sweep and write its page: {picture, report, markdown} paths."""
+    found = record.load_json(folder / RECORD)
+    if "best" not in found:
+        raise InputError(f"sweep: {folder} is not the folder of a finished sweep")
+    rows, best, asked = found["rows"], found["best"], found["asked"]
+    job = asked["tables"]["run"]
+    picture = folder / "sweep.png"
+    report.sensitivity(picture, rows, best["point"])
+    names = list(best["point"])
+    point = ", ".join(f"{k} = {v}" for k, v in best["point"].items())
+    order = sorted(rows, key=lambda r: -np.inf if r["iqm"] is None else r["iqm"], reverse=True)
+    lines = [[*(r["point"][k] for k in names), *middle(r)] for r in order]
+    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    parts: list[Part] = [
+        Text(
+            f"{len(rows)} points, {job['seeds']} seeds each, {job['steps']:,} steps of each seed. "
+            f"The best is {point}. On seeds that were used for nothing else its final return is "
+            f"{describe(best['fresh'])}; the {figure(best['iqm'])} of the table is what it was "
+            "chosen by, and flatters it."
+        ),
+        Picture(picture, "Final return with the other parameters at the best point; 95 % bands."),
+        Heading("Every point"),
+        Table([*names, *HEAD[2:5]], lines),
+        Heading("To do it again"),
+        Code(shlex.join(["jaxrl", *map(str, found["argv"][1:])])),
+        Text(f"{versions}, revision {found['revision']}."),
+    ]
+    written = write(folder, f"A sweep of {job['paper']} on {job['env']}", parts)
+    return dict(picture=str(picture), report=written["html"], markdown=written["markdown"])
+
+
 def of(folder: Path) -> dict[str, str]:
     """Write the page of whatever a folder holds. InputError if it holds nothing finished."""
     if (folder / compare.RECORD).exists():
         return comparison(folder)
+    if (folder / RECORD).exists():
+        return sweep(folder)
     if (folder / "summary.json").exists():
         return run(folder)
-    raise InputError(f"report: {folder} is not the folder of a finished run or comparison")
+    raise InputError(f"report: {folder} is not a folder of a finished run, comparison or sweep")

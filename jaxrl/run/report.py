@@ -139,3 +139,72 @@ def comparison(
     )
     fig.savefig(path, dpi=150)
     plt.close(fig)
+
+
+def sensitivity(path: Path, rows: list[dict], best: dict) -> None:
+    """How the return goes with each parameter of a sweep, and with each two, the others at the best
+    point's values.
+
+    Args:
+      rows: {point, iqm, ci95} of every point.
+      best: the best point.
+    """
+    plt = pyplot()
+    values = {k: list(dict.fromkeys(str(r["point"][k]) for r in rows)) for k in best}
+    many = [k for k in best if len(values[k]) > 1]
+    pairs = [(a, b) for i, a in enumerate(many) for b in many[i + 1 :]]
+    count = max(1, len(many) + len(pairs))
+    columns = min(3, count)
+    rows_of = -(-count // columns)
+    size = (4.2 * columns, 3.4 * rows_of)
+    fig, axes = plt.subplots(rows_of, columns, figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+
+    def along(*free):
+        """The rows that differ from the best point in these alone."""
+        fixed = [k for k in best if k not in free]
+        return [r for r in rows if all(str(r["point"][k]) == str(best[k]) for k in fixed)]
+
+    def number(x):
+        return np.nan if x is None else x
+
+    for ax, name in zip(axes.flat, many):
+        line = along(name)
+        at = range(len(line))
+        ends = np.array([[number(e) for e in r["ci95"]] for r in line])
+        ax.fill_between(at, *ends.T, color=BLUE, alpha=0.2, linewidth=0)
+        ax.plot(at, [number(r["iqm"]) for r in line], "o-", color=BLUE, linewidth=2)
+        chosen = values[name].index(str(best[name]))
+        ax.plot(chosen, number(line[chosen]["iqm"]), "o", color="#D55E00", markersize=9)
+        ax.set_xticks(at, [short(r["point"][name]) for r in line], fontsize=8)
+        ax.set(xlabel=name, ylabel="final return")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", alpha=0.3)
+    lines = axes.flat[: len(many)]
+    if many:  # one scale: which parameter matters is seen at a glance
+        ends = np.array([ax.get_ylim() for ax in lines])
+        for ax in lines:
+            ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+    for ax, (a, b) in zip(axes.flat[len(many) :], pairs):
+        plane = np.full((len(values[b]), len(values[a])), np.nan)
+        for r in along(a, b):
+            i, j = values[b].index(str(r["point"][b])), values[a].index(str(r["point"][a]))
+            plane[i, j] = number(r["iqm"])
+        image = ax.imshow(plane, origin="lower", aspect="auto", cmap="cividis")
+        chosen = values[a].index(str(best[a])), values[b].index(str(best[b]))
+        ax.plot(*chosen, "o", color="#D55E00", markersize=9)
+        ax.set_xticks(range(len(values[a])), [short(v) for v in values[a]], fontsize=8)
+        ax.set_yticks(range(len(values[b])), [short(v) for v in values[b]], fontsize=8)
+        ax.set(xlabel=a, ylabel=b)
+        fig.colorbar(image, ax=ax, label="final return")
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def short(x: object) -> str:
+    """A value in a few characters."""
+    try:
+        return f"{float(str(x)):.3g}"
+    except ValueError:
+        return str(x)

@@ -153,6 +153,7 @@ class Program(NamedTuple):
     sampled: Any  # None where it was not asked for
     chunk: int
     compile_seconds: float
+    bytes: int  # of memory that advancing takes, the state with it
 
 
 def build(s: Setting, *, sampled: bool = True) -> Program:
@@ -170,7 +171,9 @@ def build(s: Setting, *, sampled: bool = True) -> Program:
         return jax.jit(f).lower((state, s.keys), s.hp, s.world).compile()
 
     scorers = scorer(True), scorer(False) if sampled else None
-    return Program(init, loop, *scorers, chunk, time.perf_counter() - began)
+    need, kinds = loop.memory_analysis(), ("temp", "argument", "output")
+    size = sum(getattr(need, f"{kind}_size_in_bytes", 0) for kind in kinds)
+    return Program(init, loop, *scorers, chunk, time.perf_counter() - began, size)
 
 
 class Chunk(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 from jaxrl.cli import main
 from jaxrl.errors import InputError
 from jaxrl.run import compare, document, pages, record
+from jaxrl.run import job as jobs
 from jaxrl.run.stats import interval, iqm
 
 TINY = "num_envs=4,num_steps=8,minibatches=2,epochs=1,hidden=8"
@@ -131,7 +132,7 @@ def test_a_report_skips_what_it_cannot_read(compared, tmp_path, capsys):
 
 
 def test_a_method_may_have_settings_of_its_own():
-    slug, hyper, network = compare.read("ppo:eps=0.1,lr=1e-3:0,hidden=64+32,normalise-obs=true")
+    slug, hyper, network = jobs.method("ppo:eps=0.1,lr=1e-3:0,hidden=64+32,normalise-obs=true")
     assert (slug, hyper["eps"], hyper["normalise_obs"]) == ("ppo", 0.1, True)
     assert (hyper["lr"].start, hyper["lr"].end, network) == (1e-3, 0.0, dict(hidden=(64, 32)))
     job = compare.plan(["ppo:hidden=64+32"], ["CartPole-v1"], RUN | dict(steps=2048), Path("x"))[
@@ -143,7 +144,7 @@ def test_a_method_may_have_settings_of_its_own():
         ("ppo:eps", "is not NAME=VALUE"),
     ):
         with pytest.raises(InputError, match=said):
-            compare.read(text)
+            jobs.method(text)
 
 
 def test_names_are_escaped_and_cells_stay_cells(tmp_path):

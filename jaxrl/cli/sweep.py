@@ -1,0 +1,60 @@
+"""jaxrl sweep SLUG: a grid of hyperparameters in one program."""
+
+from pathlib import Path
+
+import click
+
+from jaxrl.cli.compare import columns, unused
+from jaxrl.cli.options import Whole, only_json
+from jaxrl.errors import InputError
+from jaxrl.run import catalogue
+
+
+@click.command()
+@click.argument("paper")
+@click.option("--env", default="", help="a name of `jaxrl envs`, or my_module:make")
+@click.option("--vary", multiple=True, metavar="NAME=VALUES", help="a float: 1e-4..1e-2:log8")
+@click.option("--static", multiple=True, metavar="NAME=VALUES", help="what is static: epochs=2,4")
+@click.option("--seeds", type=Whole(), default=8, show_default=True, help="of each point")
+@click.option("--seed", type=Whole(), default=0, show_default=True, help="the first of them")
+@click.option("--steps", type=Whole(), default=500_000, show_default=True, help="of one seed")
+@click.option("--rows", type=Whole(), default=0, help="of a program at most  [default: by memory]")
+@click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
+@click.option("--json", "as_json", is_flag=True, help="print the result, and nothing else")
+@click.option("--quiet", is_flag=True, help="no progress")
+def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
+    """Train a paper at every point of a grid, on the same seeds.
+
+    One compiled program holds all that is varied; each static choice is another. The best point is
+    tried again on fresh seeds: that is the result to quote. What stays may be said after a colon:
+    jaxrl sweep ppo:num-envs=32 --vary lr=1e-4..1e-2:log8. Start it again with the same --run to go
+    on.
+    """
+    import envs as registry
+
+    catalogue.find(paper.partition(":")[0])
+    if not env:
+        raise InputError("env: none given; jaxrl envs lists them")
+    registry.check_name(env)
+    if rows < 0:
+        raise InputError(f"rows: {rows} is outside [0, inf)")
+    with only_json(as_json) as emit:
+        from jaxrl.run import pages
+        from jaxrl.run.sweep import plan, sweep
+
+        say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+        asked = plan(paper, run | dict(env=env, evals=1), vary, static)
+        target = Path(folder) if folder else unused("sweep", paper.partition(":")[0])
+        out = sweep(asked, target, rows, say)
+        emit({k: out[k] for k in ("rows", "best", "files")})
+    if not as_json:
+        names = list(out["best"]["point"])
+        order = sorted(out["rows"], key=lambda r: (r["iqm"] is None, -(r["iqm"] or 0)))[:10]
+        cells = [[*(str(r["point"][k]) for k in names), *pages.middle(r)] for r in order]
+        for line in columns([[*names, *pages.HEAD[2:5]], *cells]):
+            click.echo(line)
+        from jaxrl.run.stats import describe
+
+        click.echo(f"the best, on fresh seeds: {describe(out['best']['fresh'])}")
+        for name, path in out["files"].items():
+            click.echo(f"{name:<9}{path}", err=True)

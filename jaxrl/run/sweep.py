@@ -1,0 +1,216 @@
+"""A grid of hyperparameters: one compiled program for each static choice, all else vmapped.
+
+DIR/sweep.json           what was asked, and the return of every seed at every point
+DIR/sweep.png            how the return goes with each parameter, and with each two
+DIR/report.html, .md     the page
+"""
+
+import dataclasses
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrl import hyper
+from jaxrl.errors import InputError
+from jaxrl.run import job as jobs
+from jaxrl.run import record
+from jaxrl.run.files import locked, write_whole
+from jaxrl.run.job import Job
+from jaxrl.run.run import Program, Setting, build, evaluation_keys, execute, mean_returns, set_up
+from jaxrl.run.stats import finite, summarise
+from jaxrl.run.train import Say
+
+RECORD = "sweep.json"
+FRESH = 1_000_000  # the first of the seeds on which the best point is tried again
+SHARE = 0.5  # of the memory there is, that a program may take
+RANGE = re.compile(r"(?P<low>[-+.\de]+?)\.\.(?P<high>[-+.\de]+):(?P<how>log|lin)(?P<n>\d+)")
+
+
+def values(slug: str, text: str) -> tuple[str, list]:
+    """NAME=0.1,0.2 or NAME=1e-4..1e-2:log8 (or lin8): the name and its values."""
+    name, equals, said = text.partition("=")
+    if not equals or not said:
+        raise InputError(f"vary: {text!r} is not NAME=VALUES")
+    _, name, kind = jobs.setting(slug, name)
+    if ".." not in said:
+        return name, [jobs.typed(name, x, kind) for x in said.split(",")]
+    wrong = InputError(f"vary: {text!r} is not NAME=LOW..HIGH:logN or :linN with LOW < HIGH")
+    if not (found := RANGE.fullmatch(said)):
+        raise wrong
+    try:
+        low, high, n = float(found["low"]), float(found["high"]), int(found["n"])
+    except ValueError as e:
+        raise wrong from e
+    log = found["how"] == "log"
+    if n < 2 or not low < high or (log and low <= 0):
+        raise wrong
+    space = np.geomspace if log else np.linspace
+    return name, [float(f"{x:.6g}") for x in space(low, high, n)]
+
+
+class Plan(NamedTuple):
+    """A sweep, checked."""
+
+    job: Job  # without what is varied
+    vary: dict[str, list]
+    static: dict[str, list]
+
+    @property
+    def choices(self) -> list[dict]:
+        """What is static, a program each."""
+        return [dict(zip(self.static, v)) for v in itertools.product(*self.static.values())]
+
+    @property
+    def points(self) -> list[dict]:
+        """What is varied within a program."""
+        return [dict(zip(self.vary, v)) for v in itertools.product(*self.vary.values())]
+
+    def at(self, point: dict) -> Job:
+        """The job of one point, checked."""
+        nets = {k: v for k, v in point.items() if hasattr(self.job.network, k)}
+        rest = {k: v for k, v in point.items() if k not in nets}
+        network = hyper.check(hyper.replace(self.job.network, **nets))
+        hp = hyper.check(hyper.replace(self.job.hyper, **rest))
+        return hyper.check(dataclasses.replace(self.job, network=network, hyper=hp))
+
+
+def plan(method: str, run: dict, vary: Sequence[str], static: Sequence[str]) -> Plan:
+    """Check a sweep whole, before anything compiles. InputError, in one line.
+
+    method: a paper, or SLUG:NAME=VALUE,... for what stays.
+    """
+    slug, hp, network = jobs.method(method)
+    own = str(Path(slug).resolve()) if slug.endswith(".py") else slug
+    job = jobs.resolve(run=run | dict(paper=own), env_params={}, network=network, hyper=hp)
+    said = [values(slug, text) for text in (*vary, *static)]
+    names = [name for name, _ in said]
+    if not said:
+        raise InputError("vary: nothing is varied; --vary lr=1e-4..1e-2:log8")
+    traced = {n.split(".")[0] for n in hyper.leaves(job.hyper)}
+    for i, (name, among) in enumerate(said):
+        if name in names[:i]:
+            raise InputError(f"vary: {name} is given twice")
+        if (name in traced) != (i < len(vary)):
+            why = "vmapped: --vary" if name in traced else "static, a program each: --static"
+            raise InputError(f"vary: {name} is {why} {name}=...")
+        if len(set(map(str, among))) < len(among):
+            raise InputError(f"{name}: a value is given twice")
+    out = Plan(job, dict(said[: len(vary)]), dict(said[len(vary) :]))
+    for choice, point in itertools.product(out.choices, out.points):
+        out.at(choice | point)
+    return out
+
+
+def available() -> int:
+    """Bytes of memory that are free: of the accelerator, or of the machine."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return 4 * 2**30
+
+
+def batches(rows: int, size: int) -> Iterator[np.ndarray]:
+    """Rows in batches of one size; the last repeats the last row to fill up."""
+    for begin in range(0, rows, size):
+        yield np.minimum(np.arange(begin, begin + size), rows - 1)
+
+
+def fitted(s: Setting, hps: list, seeds: np.ndarray, limit: int, say: Say) -> tuple[Program, int]:
+    """A program for so many rows at a time as there is memory for, and that number.
+
+    limit: rows at most; 0: as memory allows.
+    """
+    rows = min(limit or len(hps), len(hps))
+    program = build(s.sweep(hps[:rows], seeds[:rows]), sampled=False)
+    room = int(SHARE * available())
+    if not limit and program.bytes > room:
+        say(
+            f"all rows at once want {program.bytes / 2**30:.1f} GiB; {room / 2**30:.1f} may be used"
+        )
+        rows = max(1, rows * room // program.bytes)
+        program = build(s.sweep(hps[:rows], seeds[:rows]), sampled=False)
+    count = -(-len(hps) // rows)
+    how = "at once" if count == 1 else f"in {count} batches of {rows}"
+    say(f"{len(hps)} rows {how}, about {program.bytes / 2**20:,.0f} MiB; --rows N sets it")
+    return program, rows
+
+
+def train_rows(s: Setting, hps: list, seeds: np.ndarray, limit: int, say: Say) -> np.ndarray:
+    """The final return of each row."""
+    program, size = fitted(s, hps, seeds, limit, say)
+    out = np.zeros(len(hps))
+    for at in batches(len(hps), size):
+        part = s.sweep([hps[i] for i in at], seeds[at])
+        last = (execute(part, program), evaluation_keys(part, 1))
+        out[at] = mean_returns(program.greedy(last, part.hp, part.world))
+    return out
+
+
+def opened(file: Path, question: dict) -> dict[str, Any]:
+    """What a folder has of a sweep; refused where it holds anything else."""
+    found = record.load_json(file)
+    if found and found.get("asked") != question:
+        raise InputError(f"run: {file.parent} holds another sweep")
+    if not found and any(p.name != "lock" for p in file.parent.iterdir()):
+        raise InputError(f"run: {file.parent} exists and is not an empty folder")
+    return found or dict(asked=question, programs={}, fresh=None)
+
+
+def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: None) -> dict:
+    """Run what has not been run of a sweep, and write what came out: {rows, best, files}.
+
+    Each point trains on the same seeds. The best by its interquartile mean over them is tried again
+    on as many seeds that were used for nothing else, and that is the result to quote.
+    """
+    question = dict(tables=jobs.to_tables(asked.job), vary=asked.vary, static=asked.static)
+    question = json.loads(json.dumps(question, default=jobs.to_toml))
+    number, points = asked.job.seeds, asked.points
+    with locked(folder):
+        file = folder / RECORD
+        done = opened(file, question)
+        for i, choice in enumerate(asked.choices):
+            if (name := named(choice)) in done["programs"]:
+                continue
+            say(f"program {i + 1} of {len(asked.choices)}{': ' if choice else ''}{name}")
+            s = set_up(asked.at(choice | points[0]))
+            hps = [asked.at(choice | p).hyper for p in points for _ in range(number)]
+            x = train_rows(s, hps, np.tile(s.seeds, len(points)), limit, say)
+            done["programs"][name] = finite(x.reshape(len(points), number))
+            write_whole(file, json.dumps(done, indent=1))
+        rows = table(asked, done["programs"])
+        best = max(rows, key=lambda r: -np.inf if r["iqm"] is None else r["iqm"])
+        if done["fresh"] is None:
+            say(f"the best of {len(rows)}, {named(best['point'])}, on fresh seeds")
+            s = set_up(dataclasses.replace(asked.at(best["point"]), seed=FRESH))
+            x = train_rows(s, [s.job.hyper] * number, s.seeds, limit, say)
+            done["fresh"] = summarise(x)
+        out = dict(rows=rows, best=dict(best, fresh=done["fresh"]))
+        about = dict(versions=record.versions(), revision=record.revision(), argv=sys.argv)
+        write_whole(file, json.dumps(done | out | about, indent=1, default=jobs.to_toml))
+    from jaxrl.run import pages
+
+    return record.load_json(file) | dict(files=pages.sweep(folder))
+
+
+def named(point: dict) -> str:
+    """A point in words."""
+    return ", ".join(f"{k}={jobs.to_toml(v)}" for k, v in point.items())
+
+
+def table(asked: Plan, programs: dict[str, list]) -> list[dict]:
+    """A row for each point: {point, iqm, mean, min, ci95, per_seed}."""
+    return [
+        dict(point=choice | point, **summarise(np.array(x, float)))
+        for choice in asked.choices
+        for point, x in zip(asked.points, programs[named(choice)])
+    ]
