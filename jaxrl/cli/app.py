@@ -15,6 +15,7 @@ from jaxrl.errors import InputError, RunError, did_you_mean
 COMMANDS = {
     "train": "train a paper on an environment, many seeds in one program",
     "compare": "train several papers at the same budget: a table, a picture, a page",
+    "sweep": "train a paper at every point of a grid, in one program",
     "resume": "go on with a run that was stopped or killed, or make one longer",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
     "report": "write the page of a run or a comparison, as HTML and Markdown",
@@ -23,6 +24,7 @@ COMMANDS = {
     "claims": "run the experiment behind a paper's claim, and record it",
     "check-paper": "run the battery over a paper, the kit's or your own",
     "check-env": "check an environment's spaces, flags, resets and final observations",
+    "doctor": "check versions, devices, known clashes, the cache and the disk",
 }
 BAD_INPUT, INTERRUPTED = 2, 130
 
