@@ -199,6 +199,7 @@ def test_the_squashed_density_integrates_to_one(loc, scale):
 
 
 def test_squashed_log_prob_is_the_change_of_variables_and_finite_at_the_boundary():
+    """hil-serl#6, reppo#4, ray#14878: an inverse of tanh, or log(1 - tanh²), is NaN or huge there."""
     u = np.array([-20, -9.1, -3, -0.5, 0, 0.1, 2, 8.5, 15, 20], np.float32)
     wide = u.astype(np.float64)
     exact = 2 * np.log(2) - 2 * np.logaddexp(wide, -wide)  # -2 log cosh
@@ -248,6 +249,7 @@ def test_squashed_entropy_and_kl_against_monte_carlo(scale):
 
 
 def test_no_tracer_leaks_through_jit_scan_and_vmap_and_shapes_are_batched():
+    """Mava#1038: a distribution that crosses a vmap fails or has the wrong batch shape."""
     every = {
         "categorical": (heads.categorical(3), ()),
         "multi_discrete": (heads.multi_discrete((3, 2)), (2,)),

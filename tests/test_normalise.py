@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrl import normalise as nm
+from jaxrl.run import checkpoint
 
 SIZES = (1, 2, 5)  # environments; a rollout has 4 steps
 update = jax.jit(nm.update, static_argnames="axes")
@@ -21,7 +22,7 @@ update = jax.jit(nm.update, static_argnames="axes")
     st.integers(0, 2**31),
 )
 def test_merged_moments_are_those_of_the_concatenation(sizes, offset, spread, seed):
-    # CleanRL#18: a batch of any size counted as one sample
+    """CleanRL#18: a batch of any size counted as one sample."""
     rng = np.random.default_rng(seed)
     drift = rng.normal(size=len(sizes))  # batches with different means, as a learning policy gives
     parts = [
@@ -124,7 +125,7 @@ def test_nothing_to_normalise():
 
 
 def test_moments_have_no_axis_of_environments():
-    # purejaxrl#21: mean and variance shaped [num_envs, ...], one copy per environment
+    """purejaxrl#21: mean and variance shaped [num_envs, ...], one copy per environment."""
     obs = jnp.zeros((7, 4, 3))
     assert nm.update(nm.moments(obs[0, 0]), obs, 2).mean.shape == (3,)
     with pytest.raises(ValueError, match=r"\(7, 4, 3\) is not 2 batch axes and then \(4, 3\)"):
@@ -143,6 +144,18 @@ def test_each_seed_keeps_its_own_moments():
     np.testing.assert_allclose(many.var, x.var((1, 2)), rtol=1e-4)
     z = jax.vmap(nm.normalise)(many, x)
     np.testing.assert_allclose(z.std((1, 2)), 1.0, atol=1e-4)
+
+
+def test_moments_come_back_from_the_disk_as_they_were(tmp_path):
+    """sinergym#422: the mean was saved as the variance too, so a loaded policy saw other numbers,
+    and NaN where the mean was negative."""
+    x = np.random.default_rng(17).normal([-3.0, 5.0], [2.0, 0.5], (50, 2)).astype(np.float32)
+    m = nm.update(nm.moments(jnp.zeros(2)), x)
+    about = dict(iteration=1, seconds=0.0, score=None, tables={})
+    checkpoint.write(tmp_path / "1", checkpoint.plain(m), {}, about)
+    back = checkpoint.read(tmp_path / "1", jax.eval_shape(lambda: m)).state
+    wanted = (x - x.mean(0)) / x.std(0)
+    np.testing.assert_allclose(nm.normalise(back, x), wanted, rtol=1e-4, atol=1e-5)
 
 
 def running(reward, done, gamma):

@@ -63,6 +63,8 @@ def walked(request):
 
 
 def test_rollout_is_the_loop_written_out(walked):
+    """Mava#951: a memory begins anew at either cut, and only a termination is one; jumanji#223:
+    V(s') is of the observation that ended the episode."""
     world, policy, hp, params, stage, key, (after, b, metrics) = walked
     act, step = jax.jit(policy.act), jax.jit(world.step)
     env, obs, start, memory = stage.env, stage.obs, stage.start, stage.memory
@@ -98,6 +100,19 @@ def test_rollout_is_the_loop_written_out(walked):
     np.testing.assert_allclose(after.obs, obs, atol=1e-6)
 
 
+def test_a_reward_lies_beside_the_action_that_earned_it():
+    """spinningup#50: rewards were stored a slot late, with the action after the one they paid."""
+    world = envs.make("probe/match")
+    policy, hp = policy_for(world, SMALL), OnPolicy(num_envs=4, num_steps=16)
+    stage = begin(policy, jax.random.key(0), hp, world)
+    params = policy.init(jax.random.key(1), stage.obs)
+    f = jax.jit(lambda s, k: rollout(policy, params, s, k, hp, world, hp.num_steps)[1])
+    b = f(stage, jax.random.key(2))
+    right = (np.asarray(b.action) == 1) == (np.asarray(b.obs)[..., 0] > 0)
+    assert 0.2 < right.mean() < 0.8
+    np.testing.assert_array_equal(b.reward, np.where(right, 1.0, -1.0))
+
+
 def test_moments_are_of_raw_observations(walked):
     *_, (after, b, _) = walked
     flat = np.asarray(b.obs).reshape(
@@ -108,7 +123,8 @@ def test_moments_are_of_raw_observations(walked):
 
 
 def test_a_rollout_sees_by_the_moments_it_began_with(walked):
-    """Not by those it leaves behind: mesozoic-labs#157."""
+    """Not by those it leaves behind (mesozoic-labs#423), which are of raw observations: fed what
+    was normalised already (mesozoic-labs#368, #423), they would tend to 0 and 1."""
     world, policy, hp, params, _, key, (after, before, _) = walked
     f = jax.jit(lambda p, s, k: rollout(policy, p, s, k, hp, world, hp.num_steps))
     later, b, _ = f(params, after, key)
@@ -120,6 +136,15 @@ def test_a_rollout_sees_by_the_moments_it_began_with(walked):
     assert np.abs(b.obs).max() < 10
     np.testing.assert_allclose(later.obs_moments.mean, both.mean((0, 1)), atol=1e-5)
     np.testing.assert_allclose(later.obs_moments.var, both.var((0, 1)), rtol=1e-3)
+
+
+def test_the_first_ratio_of_every_iteration_is_one():
+    """mesozoic-labs#423: moments that move between the rollout and the loss are another policy."""
+    world = envs.make("CartPole-v1")
+    hp = PPO(num_envs=4, num_steps=16, epochs=1, minibatches=1, normalise_obs=True)
+    s, m = jax.jit(lambda k: train(ppo.make(world, SMALL), k, hp, world, 4))(jax.random.key(0))
+    assert s.stage.obs_moments.count == 4 * 64
+    np.testing.assert_allclose(m["ratio_excursion"], 0.0, atol=1e-5)
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_running_return():
@@ -136,6 +161,7 @@ def test_rewards_are_divided_by_the_deviation_of_the_running_return():
 
 
 def test_advantages_are_standardised_unless_told_otherwise():
+    """CleanRL#337: the targets are of the advantages just estimated."""
     rng = np.random.default_rng(0)
     terminated, truncated = rng.random((2, 5, 4)) < 0.3
     flags = dict(terminated=terminated, done=terminated | truncated)
@@ -159,6 +185,7 @@ FIELDS = ("reward", "value", "next_value")
 
 @pytest.mark.parametrize(("limit", "ret", "complete"), [(0, 50.0, True), (20, 20.0, False)])
 def test_an_evaluation_says_which_episodes_were_cut(limit, ret, complete):
+    """brax#516: half an episode passed for one."""
     world = envs.make("probe/constant", max_steps=50)
 
     def act(obs, memory, key):
@@ -168,6 +195,21 @@ def test_an_evaluation_says_which_episodes_were_cut(limit, ret, complete):
     np.testing.assert_array_equal(got["return"], [ret] * 3)
     np.testing.assert_array_equal(got["length"], [ret] * 3)
     np.testing.assert_array_equal(got["complete"], [complete] * 3)
+
+
+def test_an_evaluation_is_of_one_whole_episode_each():
+    """brax#516: part of an episode was counted; here the first of each environment, to its end."""
+    world, key, right = envs.make("CartPole-v1"), jax.random.key(0), jnp.ones(6, jnp.int32)
+    got = evaluate(lambda obs, memory, key: (right, memory), (), world, key, 6)
+    step, lengths = jax.jit(world.step), np.zeros(6, int)
+    env, _ = world.reset(jax.random.split(key)[0], 6)
+    for t in range(1, 25):  # the physics has no chance in it: any key will do
+        env, s = step(key, env, right)
+        lengths = np.where((lengths == 0) & s.terminated, t, lengths)
+    assert lengths.all() and len(set(lengths)) > 1
+    np.testing.assert_array_equal(got["length"], lengths)
+    np.testing.assert_array_equal(got["return"], lengths)  # CartPole pays 1 a step
+    assert got["complete"].all()
 
 
 def test_parts_are_called_in_order_and_keep_their_slots():
@@ -239,7 +281,10 @@ def test_one_epoch_of_one_minibatch_is_a2c():
 
 @pytest.mark.equation("ppo")
 def test_total_loss_is_the_sum_written_out():
-    """By NumPy, for a linear softmax policy and a linear critic. PPO, eq. 9."""
+    """By NumPy, for a linear softmax policy and a linear critic. PPO, eq. 9.
+
+    Mighty#126: values broadcast against targets gave errors [1, B, B] and another mean.
+    """
     world = envs.make("probe/match")
     policy = policy_for(world, Network(hidden=()))
     hp = PPO(eps=0.1, vf_coef=0.7, ent_coef=0.3)

@@ -134,6 +134,7 @@ def kl(old, new, name):
 
 
 def test_recurrent_start_resets_the_memory():
+    """Mava#951: a memory that outlives its episode."""
     policy = policy_for(*CASES["recurrent"])
     obs = jnp.asarray(normal(1, N, 3))
     params, act = numbers(policy, obs), jax.jit(partial(policy.act, key=None))

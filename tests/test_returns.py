@@ -147,7 +147,8 @@ def table():
 
 
 def test_hand_values():
-    # Stoix#57, #142, #148 and rlevo#342 each got one of these cells wrong, see below
+    """Stoix#57, #142, #148, rlevo#342, Mighty#126 and rlgym-ppo#23 each got one of these cells
+    wrong, see below."""
     (r, v, next_v, *cuts), A = table()
     np.testing.assert_array_equal(gae(r, v, next_v, *cuts, 0.5, 0.5), A)
     got = lambda_returns(r, next_v, *cuts, 0.5, 0.5)
@@ -174,7 +175,7 @@ def peer(r, v, next_v, terminated, done, bug):
     last = np.zeros_like(done[:1])
     after_reset = np.concatenate([v[1:], next_v[-1:]])
     keep = ~done
-    if bug == "rlevo#342: done at t + 1":
+    if bug == "rlevo#342: done at t + 1":  # so Mighty#126, rlgym-ppo#23
         terminated, keep = (np.concatenate([x[1:], last]) for x in (terminated, done))
         keep = ~keep
     if bug == "Stoix#142: deltas from the value after the reset":
@@ -194,6 +195,8 @@ def peer(r, v, next_v, terminated, done, bug):
 
 
 def test_the_table_tells_each_peer_bug_apart():
+    """Stoix#57, #136, #142, #147, #148: what a mask at the wrong place makes of a cut; rlevo#342,
+    Mighty#126, rlgym-ppo#23: of one that comes a step late."""
     rollout, A = table()
     np.testing.assert_array_equal(peer(*rollout, ""), A)
     bugs = (
@@ -235,9 +238,9 @@ def test_rlax_agrees_where_nothing_is_truncated():
 @settings(max_examples=15, deadline=None)
 @given(rollouts(), st.sampled_from([0.0, 0.9, 1.0]))
 def test_identities(rollout, lam):
+    """CleanRL#337: the critic's target was made from an array of zeros, not the advantages."""
     log_ratio, r, v, next_v, terminated, done = rollout
     on_policy = everything(np.zeros_like(log_ratio), *rollout[1:], 0.9, lam, 1.0, 1.0)
-    # CleanRL#337: the critic's target was made from an array of zeros instead of the advantages
     close(on_policy["gae"] + v, on_policy["lambda_returns"])
     close(on_policy["vtrace_target"], on_policy["lambda_returns"])
     if lam == 1.0:
@@ -299,7 +302,7 @@ def test_a_termination_hides_whatever_the_critic_says_of_it():
 
 
 def test_a_value_of_another_shape_is_refused():
-    # Mighty#126: values [T, N, 1] broadcast against rewards [T, N]
+    """Mighty#126: values [T, N, 1] broadcast against rewards [T, N]."""
     log_ratio, r, v, next_v, *cuts = data((3, 3), np.zeros((3, 3), np.int8))
     with pytest.raises(AssertionError, match="shape"):
         gae(r, v[..., None], next_v, *cuts, 0.9, 0.8)

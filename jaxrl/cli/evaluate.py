@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Whole, named, only_json
+from jaxrl.cli.options import Assignment, Whole, named, only_json
 from jaxrl.errors import InputError
 
 
@@ -14,10 +14,18 @@ from jaxrl.errors import InputError
 @click.option("--seed", type=Whole(), default=1, show_default=True, help="of the episodes")
 @click.option("--stochastic", is_flag=True, help="act as it explores, not by its mode")
 @click.option("--gymnasium", metavar="NAME", help="play Gymnasium's own environment instead")
+@click.option(
+    "--env-param",
+    "env_params",
+    type=Assignment(),
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="other physics than it trained in, such as gravity=12",
+)
 @click.option("--best", is_flag=True, help="the checkpoint whose evaluation was best, not the last")
 @named
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing else")
-def command(run, episodes, seed, stochastic, gymnasium, best, own, as_json):
+def command(run, episodes, seed, stochastic, gymnasium, env_params, best, own, as_json):
     """Play the last policy of every seed of a run, in its environment or in Gymnasium's.
 
     Prints the return over complete episodes beside the figure that training ended with.
@@ -26,6 +34,8 @@ def command(run, episodes, seed, stochastic, gymnasium, best, own, as_json):
         raise InputError(f"episodes: {episodes} is outside [1, 100000]")
     if not 0 <= seed < 2**31:
         raise InputError(f"seed: {seed} is outside [0, 2**31)")
+    if gymnasium is not None and env_params:
+        raise InputError("env_param: Gymnasium's environments keep their own physics")
     with only_json(as_json) as emit:
         from jaxrl.run import evaluate, record
         from jaxrl.run.stats import describe
@@ -33,12 +43,15 @@ def command(run, episodes, seed, stochastic, gymnasium, best, own, as_json):
         trained = record.load_summary(Path(run))
         say = lambda line: click.echo(line, err=True)
         s, state = evaluate.load(Path(run), best, own, say)
+        if env_params:
+            s = evaluate.elsewhere(s, dict(env_params))
         how = dict(episodes=episodes, seed=seed, greedy=not stochastic)
         if gymnasium is not None:
             result = evaluate.play_gymnasium(s, state, gymnasium, **how)
         else:
             result = evaluate.play_here(s, state, **how)
-        where = s.job.env if gymnasium is None else f"gymnasium:{gymnasium}"
+        changed = "".join(f", {k}={v}" for k, v in env_params)
+        where = s.job.env + changed if gymnasium is None else f"gymnasium:{gymnasium}"
         before = trained["final_return_stochastic" if stochastic else "final_return"]
         emit(dict(run=run, paper=s.job.paper, env=where, final_return=result, trained=before))
     if not as_json:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import envs
 from jaxrl.run.run import Setting, evaluation_keys, over_rows, score, set_up
 from jaxrl.run.stats import summarise
 from jaxrl.run.train import Say, final, reopen, restore
@@ -27,6 +28,11 @@ def load(
     """
     s = set_up(reopen(folder, named=named))
     return s, restore(s, folder, say, best).state
+
+
+def elsewhere(s: Setting, env_params: dict) -> Setting:
+    """The setting with other parameters of its environment. InputError if it has none such."""
+    return s._replace(world=envs.make(s.job.env, **(s.job.env_params | env_params)))
 
 
 def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:

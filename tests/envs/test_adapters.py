@@ -15,6 +15,7 @@ from envs.base import AutoReset, Randomise, TimeLimit
 from envs.check import check
 from envs.spaces import Box, Discrete
 from jaxrl.errors import InputError
+from jaxrl.rollout import evaluate
 
 KEY = jax.random.key(0)
 
@@ -28,6 +29,7 @@ def inner(env):
     "name", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Breakout-MinAtar", "MemoryChain-bsuite"]
 )
 def test_gymnax_keeps_the_protocol(name):
+    """rejax 0.1.3 unpacks five values from a step of gymnax 1, which gives six."""
     assert check(name, steps=250) == []
 
 
@@ -52,7 +54,21 @@ def test_deep_sea_terminates_and_is_not_truncated():
     assert s.terminated and not s.truncated
 
 
+def test_gymnax_tells_an_end_from_a_cut_and_keeps_the_last_observation():
+    """gymnax#108, Stoix#147, jaxnasium#6: one flag for both, and the next episode's first
+    observation. Pushed to the right from within 0.05 of upright, a pole falls after 8 to 10 steps."""
+    _, tr = play(envs.make("CartPole-v1", max_steps=9), KEY, 16, 40, 1)
+    final = np.asarray(tr.final_obs)
+    fallen = np.abs(final[..., 2]) > 12 * 2 * np.pi / 360
+    np.testing.assert_array_equal(tr.terminated, fallen)
+    cut = np.asarray(tr.truncated)
+    assert fallen.any() and cut.any() and not (fallen & cut).any()
+    assert (final[fallen | cut, 1] > 1.0).all()  # nine pushes make it fast
+    assert (np.abs(tr.obs[fallen | cut]) <= 0.05).all()
+
+
 def test_pendulum_is_cut_and_never_ends():
+    """gymnax#108, Stoix#147: a time limit that is called an end."""
     _, tr = play(envs.make("Pendulum-v1", max_steps=20), KEY, 2, 45)
     np.testing.assert_array_equal(np.flatnonzero(tr.truncated[:, 0]), [19, 39])
     assert not tr.terminated.any()
@@ -105,7 +121,8 @@ def test_bounds_follow_the_physics_inside_a_trace():
 
 
 def test_brax_begins_afresh_and_keeps_the_last_observation():
-    """brax's own AutoReset gives one start for ever, and loses the last observation."""
+    """brax's own AutoReset gives one start for ever (brax#167, #275, playground#179), and loses the
+    last observation (brax#641, playground#305, #350, #351)."""
     world = envs.make("brax/inverted_pendulum", max_steps=3)
     first, tr = play(world, KEY, 2, 9)
     np.testing.assert_array_equal(np.flatnonzero(tr.truncated[:, 0]), [2, 5, 8])
@@ -131,6 +148,18 @@ def test_brax_steps_as_brax():
     np.testing.assert_allclose(a, b, atol=1e-6)
     np.testing.assert_allclose(c, d, atol=1e-6)
     assert r == q
+
+
+def test_every_step_of_brax_is_counted():
+    """brax#610: of several steps under one action only the last was kept.
+
+    `fast` gains 0.02 of speed a step and pays its position: 0.0004 k (k + 1) / 2 at step k.
+    """
+    world = envs.make("brax/fast", max_steps=7)
+    push = jnp.ones((2, *world.action_space.shape))
+    got = evaluate(lambda obs, memory, key: (push, memory), (), world, KEY, 2)
+    np.testing.assert_array_equal(got["length"], 7)
+    np.testing.assert_allclose(got["return"], 0.0004 * (1 + 3 + 6 + 10 + 15 + 21 + 28), rtol=1e-5)
 
 
 def heavier(key, env):

@@ -13,6 +13,8 @@ KEY = jax.random.key(0)
 
 
 def test_termination_gives_the_last_observation_and_begins_again():
+    """brax#641, playground#305, #350, #351, jumanji#223: the last observation was lost; brax#167,
+    #275, playground#179: a copy began every episode in one state."""
     _, tr = play(AutoReset(walk()), KEY, 5, 12)
     done = np.asarray(tr.terminated)
     assert done.any() and not tr.truncated.any()
@@ -23,6 +25,7 @@ def test_termination_gives_the_last_observation_and_begins_again():
 
 
 def test_time_limit_truncates_and_does_not_terminate():
+    """gymnax#108, Stoix#147, jaxnasium#6: one flag for both."""
     world = AutoReset(TimeLimit(walk(0.0), 4))
     assert world.max_steps == 4
     _, tr = play(world, KEY, 2, 12)

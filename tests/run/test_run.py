@@ -199,6 +199,10 @@ def test_a_loaded_run_plays_as_it_ended(folder):
     again = evaluate.play_here(s, state, episodes=20, seed=3, greedy=True)
     assert key_free == again
     assert digest(state) == digest(execute(s, build(s)))
+    cut = evaluate.elsewhere(s, dict(max_steps=5))
+    assert evaluate.play_here(cut, state, episodes=20, seed=3, greedy=True)["mean"] == 5.0
+    with pytest.raises(InputError, match="did you mean gravity"):
+        evaluate.elsewhere(s, dict(gravty=3.0))
     there = evaluate.play_gymnasium(s, state, "CartPole-v1", episodes=20, seed=0, greedy=True)
     assert len(there["per_seed"]) == 3
     with pytest.raises(InputError, match="Box"):
