@@ -142,7 +142,7 @@ def run(folder: Path) -> dict[str, str]:
         ["steps per second, all seeds", f"{s['env_steps_per_second']:,.0f}"],
         ["compiling", f"{s['compile_seconds']:.1f} s"],
     ]
-    lost = [[f["row"], f["iteration"], f["metric"]] for f in s.get("frozen", [])]
+    lost = [[f["seed"], f["iteration"], f["metric"]] for f in s.get("frozen", [])]
     _, settled = settings([folder])
     parts: list[Part] = [
         Picture(folder / "curve.png", "Return against steps; 95 % interval over seeds."),

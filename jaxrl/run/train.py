@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from jaxrl.errors import DIVERGED, STORAGE, InputError, RunError
 from jaxrl.run import checkpoint, guard, record, report
@@ -191,7 +192,11 @@ class Watch:
     def look(self, chunk: Chunk) -> None:
         """Stop at what is not finite, or say who is frozen."""
         size = chunk.metrics["finite"].shape[1]
-        for loss in guard.losses(chunk.metrics, chunk.iteration - size):
+        found = guard.losses(chunk.metrics, chunk.iteration - size)
+        if chunk.evaluation is not None:
+            rows = np.flatnonzero(~np.isfinite(chunk.evaluation))
+            found += [guard.Loss(int(row), chunk.iteration, "eval_return") for row in rows]
+        for loss in found:
             if loss.row in self.frozen:
                 continue
             seed = self.s.seeds[loss.row]
@@ -200,8 +205,11 @@ class Watch:
                 self.saver.wait()
                 way = f"{way_on(self.recorder.folder)}, to the same end"
                 raise RunError(f"{what}; --on-nan freeze runs the other seeds on; {way}", DIVERGED)
-            self.say(f"{what}: frozen as it was before")
-            self.frozen.add(loss.row)
+            if loss.metric == "eval_return":  # training goes well: there is nothing to freeze
+                self.say(what)
+            else:
+                self.say(f"{what}: frozen as it was before")
+                self.frozen.add(loss.row)
 
 
 def work(
@@ -239,7 +247,10 @@ def work(
         iterations=job.iterations,
         final_return=final(program.greedy(last, s.hp, s.world)),
         final_return_stochastic=final(program.sampled(last, s.hp, s.world)),
-        frozen=[loss._replace(row=int(s.seeds[loss.row]))._asdict() for loss in watch.lost()],
+        frozen=[
+            dict(seed=int(s.seeds[loss.row]), iteration=loss.iteration, metric=loss.metric)
+            for loss in watch.lost()
+        ],
         state_sha256=checkpoint.digest(checkpoint.plain(state)),
         env_steps_per_second=steps * job.seeds / recorder.seconds,
         seconds=recorder.seconds,

@@ -361,7 +361,7 @@ def test_nan_is_named_by_seed_metric_and_iteration(trap, tmp_path):
 
     said = []
     summary = train(trap(on_nan="freeze"), tmp_path / "freeze", say=said.append)
-    assert {f["row"]: f["iteration"] for f in summary["frozen"]} == hit
+    assert {f["seed"]: f["iteration"] for f in summary["frozen"]} == hit
     assert {f["metric"] for f in summary["frozen"]} <= {"value_loss", "policy_loss", "grad_norm"}
     assert sum("frozen as it was before" in line for line in said) == len(hit)
     _, state = evaluate.load(tmp_path / "freeze", named=["trap:make"])
@@ -508,3 +508,14 @@ def test_the_digest_is_of_every_leaf():
     ):
         digests.append(checkpoint.digest(checkpoint.plain(state | change)))
     assert all(a != b for a, b in itertools.combinations(digests, 2))
+
+
+def test_an_evaluation_that_is_not_finite_ends_a_run_too(tmp_path, monkeypatch):
+    """Where only the evaluation comes upon it."""
+    from jaxrl.run import run
+
+    real = run.mean_returns
+    monkeypatch.setattr(run, "mean_returns", lambda r: real(r) + np.array([0, 0, np.nan, 0, 0, 0]))
+    job = resolve(run=dict(seeds=6, seed=3))
+    with pytest.raises(RunError, match="seed 5: eval_return is not finite at iteration 10"):
+        train(job, tmp_path / "run")
