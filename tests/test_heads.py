@@ -199,7 +199,7 @@ def test_the_squashed_density_integrates_to_one(loc, scale):
 
 
 def test_squashed_log_prob_is_the_change_of_variables_and_finite_at_the_boundary():
-    """hil-serl#6, reppo#4, ray#14878: an inverse of tanh, or log(1 - tanh²), is NaN or huge there."""
+    """hil-serl#6, reppo#4, ray#14878: the inverse of tanh, and log(1 - tanh²), end in NaN there."""
     u = np.array([-20, -9.1, -3, -0.5, 0, 0.1, 2, 8.5, 15, 20], np.float32)
     wide = u.astype(np.float64)
     exact = 2 * np.log(2) - 2 * np.logaddexp(wide, -wide)  # -2 log cosh

@@ -63,8 +63,8 @@ def walked(request):
 
 
 def test_rollout_is_the_loop_written_out(walked):
-    """Mava#951: a memory begins anew at either cut, and only a termination is one; jumanji#223:
-    V(s') is of the observation that ended the episode."""
+    """Mava#951: a memory begins anew at either cut, but only a termination has no future;
+    jumanji#223: V(s') is of the observation that ended the episode."""
     world, policy, hp, params, stage, key, (after, b, metrics) = walked
     act, step = jax.jit(policy.act), jax.jit(world.step)
     env, obs, start, memory = stage.env, stage.obs, stage.start, stage.memory
@@ -105,9 +105,9 @@ def test_a_reward_lies_beside_the_action_that_earned_it():
     world = envs.make("probe/match")
     policy, hp = policy_for(world, SMALL), OnPolicy(num_envs=4, num_steps=16)
     stage = begin(policy, jax.random.key(0), hp, world)
-    params = policy.init(jax.random.key(1), stage.obs)
-    f = jax.jit(lambda s, k: rollout(policy, params, s, k, hp, world, hp.num_steps)[1])
-    b = f(stage, jax.random.key(2))
+    params = jax.jit(policy.init)(jax.random.key(1), stage.obs)
+    f = jax.jit(lambda p, s, k: rollout(policy, p, s, k, hp, world, hp.num_steps)[1])
+    b = f(params, stage, jax.random.key(2))
     right = (np.asarray(b.action) == 1) == (np.asarray(b.obs)[..., 0] > 0)
     assert 0.2 < right.mean() < 0.8
     np.testing.assert_array_equal(b.reward, np.where(right, 1.0, -1.0))

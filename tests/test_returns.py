@@ -175,7 +175,7 @@ def peer(r, v, next_v, terminated, done, bug):
     last = np.zeros_like(done[:1])
     after_reset = np.concatenate([v[1:], next_v[-1:]])
     keep = ~done
-    if bug == "rlevo#342: done at t + 1":  # so Mighty#126, rlgym-ppo#23
+    if bug == "rlevo#342: done at t + 1":
         terminated, keep = (np.concatenate([x[1:], last]) for x in (terminated, done))
         keep = ~keep
     if bug == "Stoix#142: deltas from the value after the reset":
@@ -195,8 +195,8 @@ def peer(r, v, next_v, terminated, done, bug):
 
 
 def test_the_table_tells_each_peer_bug_apart():
-    """Stoix#57, #136, #142, #147, #148: what a mask at the wrong place makes of a cut; rlevo#342,
-    Mighty#126, rlgym-ppo#23: of one that comes a step late."""
+    """Stoix#57, #136, #142, #147, #148: a cut is masked where it should not be, or not where it
+    should; rlevo#342, Mighty#126, rlgym-ppo#23: it falls on the step beside its own."""
     rollout, A = table()
     np.testing.assert_array_equal(peer(*rollout, ""), A)
     bugs = (

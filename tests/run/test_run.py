@@ -70,7 +70,8 @@ def build_with_chunk(s, chunk):
 
 
 def test_evaluating_more_often_changes_nothing(small):
-    """google-deepmind/mujoco#1259: there the number of evaluations changed the policy."""
+    """google-deepmind/mujoco#1259: there the number of evaluations changed the policy;
+    mesozoic-labs#157: there they updated the normaliser."""
     s, program = small
     often = s._replace(job=resolve(run=dict(evals=10)))
     assert digest(execute(s, program)) == digest(execute(often, program))
@@ -107,6 +108,7 @@ def test_nothing_is_traced_again_while_it_runs():
 
 @pytest.mark.slow
 def test_the_same_in_another_process(small, tmp_path):
+    """luchris429/purejaxrl#19: there one seed gave several results."""
     s, program = small
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
