@@ -106,7 +106,7 @@ def bits(tree: Any) -> list[np.ndarray]:
 
 def stored(state: Any) -> Any:
     """A state as it comes back from the disk."""
-    about = dict(iteration=2, seconds=0.0, score=None, tables={})
+    about = dict(iteration=2, seconds=0.0, score=None, tables={}, versions={})
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.write(Path(folder) / "2", checkpoint.plain(state), {}, about)
         return checkpoint.read(Path(folder) / "2", state).state

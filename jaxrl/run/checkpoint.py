@@ -30,6 +30,16 @@ from jaxrl.errors import NO_CHECKPOINT, InputError, RunError, reason
 
 MANIFEST, ABOUT, METRICS, STATE = "manifest.json", "about.json", "metrics.npz", "state"
 
+FIELDS: dict[str, Any] = dict(  # of about.json, and what each is
+    iteration=int,
+    seconds=(int, float),
+    score=(int, float, type(None)),
+    tables=dict,
+    versions=dict,
+    leaves=dict,
+    state_sha256=str,
+)
+
 
 class CheckpointError(InputError):
     """A checkpoint that is not what was written; the one before it may be."""
@@ -141,16 +151,19 @@ def verify(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint: {folder} was not finished") from e
     except (OSError, ValueError, TypeError, RecursionError) as e:
         raise CheckpointError(f"checkpoint: {folder / MANIFEST} is not as it was written") from e
-    found = sums(folder)
+    try:
+        found = sums(folder)
+    except OSError as e:  # such as one that its run removes just now
+        raise CheckpointError(f"checkpoint: {folder}: {e.strerror}") from e
     for name in sorted(written.keys() | found.keys()):
         if written.get(name) != found.get(name):
             how = "is missing" if name not in found else "is not as it was written"
             raise CheckpointError(f"checkpoint: {folder / name} {how}")
     try:
         about = json.loads((folder / ABOUT).read_text())
-        if {"iteration", "seconds", "score", "tables", "leaves", "state_sha256"} <= set(about):
+        if all(isinstance(about[key], kind) for key, kind in FIELDS.items()):
             return about
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         pass
     raise CheckpointError(f"checkpoint: {folder / ABOUT} does not describe a checkpoint")
 

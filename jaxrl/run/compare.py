@@ -8,6 +8,7 @@ DIR/ENV/PAPER/          the run of each, a folder as any other
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 
 from envs.scores import RANGES
 from jaxrl.errors import DIVERGED, InputError, RunError
+from jaxrl.run import checkpoint, record
 from jaxrl.run import job as jobs
-from jaxrl.run import record
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.stats import difference, finite, improvement, interval, iqm
@@ -72,7 +73,8 @@ def opened(folder: Path, asked: dict) -> None:
 
 def run_unit(unit: Unit, see: Any, say: Any) -> dict:
     """The summary of a unit's run, which is begun, gone on with, or there already."""
-    if not (unit.folder / "config.toml").exists():
+    if not checkpoint.points(unit.folder):  # not begun, or killed before there was a checkpoint
+        shutil.rmtree(unit.folder, ignore_errors=True)
         return train(unit.job, unit.folder, see=see, say=say)
     return resume(unit.folder, unit.job, see, lambda line: None)
 

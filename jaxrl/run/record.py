@@ -105,7 +105,9 @@ class Recorder:
             self.evaluations = list(zip(kept["eval_steps"].tolist(), kept["eval_return"].T))
             self.pieces = [{k: v for k, v in kept.items() if k not in POINTS}]
             meta = load_json(folder / "meta.json")
-            meta["resumed"] = [*meta.get("resumed", []), now | dict(iteration=point.iteration)]
+            before = meta.get("resumed")
+            resumed = before if isinstance(before, list) else []
+            meta["resumed"] = [*resumed, now | dict(iteration=point.iteration)]
             lines = lines_until(folder / "metrics.jsonl", point.iteration)
         elif (folder / "config.toml").exists():
             raise InputError(f"run: {folder} is another run's folder")
@@ -152,6 +154,16 @@ class Recorder:
         np.savez_compressed(new, allow_pickle=False, **arrays)
         new.replace(self.folder / "metrics.npz")
         return arrays
+
+
+def whole(point: Point) -> bool:
+    """Whether the metrics of a checkpoint are those of its iterations."""
+    metrics = point.metrics
+    if any(name not in metrics for name in POINTS):
+        return False
+    lengths = {x.shape[1:2] for k, x in metrics.items() if k not in POINTS}
+    evaluated = metrics["eval_return"].shape[1:] == metrics["eval_steps"].shape
+    return evaluated and lengths <= {(point.iteration,)}
 
 
 def load_json(path: Path) -> dict:

@@ -454,7 +454,12 @@ def yaml_like(folder):
     (folder / "about.json").write_text(text)
 
 
-CRAFTED = [pickled, pickled_state, linked, elsewhere, nested, yaml_like]
+def mistyped(folder):
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(checkpoint.as_json(about | dict(iteration="12")))
+
+
+CRAFTED = [pickled, pickled_state, linked, elsewhere, nested, yaml_like, mistyped]
 
 
 @pytest.mark.parametrize("craft", CRAFTED, ids=[f.__name__ for f in CRAFTED])
@@ -472,6 +477,19 @@ def test_a_crafted_checkpoint_is_refused_without_running_anything(
     assert not Path("MARKER").exists()
 
 
+@pytest.mark.parametrize(
+    "metrics",
+    [{}, dict(steps=np.ones(2), eval_steps=np.ones(2, int), eval_return=np.ones((2, 3)))],
+    ids=["none", "of other lengths"],
+)
+def test_metrics_that_are_not_the_runs_are_refused(metrics, cut):
+    newest = checkpoint.points(cut)[0]
+    np.savez(newest / "metrics.npz", allow_pickle=False, **metrics)
+    signed(newest)
+    with pytest.raises(InputError, match="metrics.npz is not of its run"):
+        resume(cut)
+
+
 def build_state(s):
     return lambda keys: jax.vmap(lambda key: s.algo.init(key, s.hp, s.world))(keys)
 
@@ -483,7 +501,7 @@ def test_any_state_can_be_written_and_read(tmp_path):
         {"a": jnp.arange(3.0), "none": None, "slot": ()},
         [jnp.zeros((0, 4)), jnp.ones(2, jnp.bfloat16), jnp.array(True), key, jnp.uint8(7)],
     )
-    about = dict(iteration=3, seconds=0.0, score=None, tables={})
+    about = dict(iteration=3, seconds=0.0, score=None, tables={}, versions={})
     checkpoint.write(tmp_path / "3", checkpoint.plain(state), {"x": np.ones(2)}, about)
     point = checkpoint.read(tmp_path / "3", jax.eval_shape(lambda: state))
     assert point.iteration == 3
