@@ -99,9 +99,8 @@ def flag(field: dataclasses.Field, default: Any) -> click.Option:
         default = ",".join(map(str, default))
     bounds = field.metadata.get("bounds") or ""
     inside = bounds if isinstance(bounds, str) else " | ".join(bounds)
-    text = (
-        "; ".join(x for x in (field.metadata.get("doc"), inside) if x) + f"  [default: {default}]"
-    )
+    text = "; ".join(x for x in (field.metadata.get("doc"), inside) if x)
+    text += f"  [default: {default}]" if default != "" else ""
     if field.type is bool:
         return click.Option([f"--{name}/--no-{name}", field.name], default=None, help=text)
     return click.Option([f"--{name}", field.name], type=kind(field), default=None, help=text)
