@@ -292,6 +292,8 @@ def test_a_disk_that_is_full(cut):
 def test_a_folder_that_is_gone(tmp_path):
     def see(chunk):
         if chunk.iteration == 9:
+            while not (tmp_path / "run/ckpt/0/manifest.json").exists():
+                time.sleep(0.01)  # else what is being written comes back
             shutil.rmtree(tmp_path / "run")
 
     with pytest.raises(RunError, match="the folder is gone; there is no checkpoint") as e:
