@@ -17,8 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrl import core
 from jaxrl.cli import main
+from jaxrl.core import Algo
 from jaxrl.errors import InputError, RunError
+from jaxrl.hyper import hyper
 from jaxrl.run import checkpoint, evaluate, files, guard, record
 from jaxrl.run import job as jobs
 from jaxrl.run.run import build, execute, set_up
@@ -374,6 +377,54 @@ def test_nan_is_named_by_seed_metric_and_iteration(trap, tmp_path):
     for i in range(6):
         end = hit.get(3 + i, 20)
         assert np.isfinite(entropy[i, : end - 1]).all() and np.isnan(entropy[i, end:]).all()
+
+
+def test_what_was_lost_once_stays_lost():
+    """NaN at the third iteration alone: a seed does not come back, frozen or not."""
+    step = lambda s, t, hp, world: (s + 1.0 + jnp.where(t == 2, jnp.nan, 0.0), dict(x=s))
+    algo = Algo(lambda *_: jnp.zeros(()), step, lambda *_: None)
+    for freeze, end in ((True, 2.0), (False, np.nan)):
+        state, metrics = core.train(guard.guarded(algo, freeze), jax.random.key(0), Hp(), None, 6)
+        assert metrics["finite"].tolist() == [True, True, False, False, False, False]
+        np.testing.assert_array_equal(state.inner, end)
+        lost = [False] * 3 + [True] * 3
+        assert not freeze or np.isnan(metrics["x"]).tolist() == lost
+    step = lambda s, t, hp, world: (jnp.where(t == 2, jnp.nan, 1.0), {})  # it would come back
+    state, metrics = core.train(
+        guard.guarded(algo._replace(step=step), False), jax.random.key(0), Hp(), None, 6
+    )
+    assert state.inner == 1.0 and not state.finite
+
+
+@hyper
+class Hp:
+    horizon: float = 1.0
+
+
+def test_the_best_outlives_the_last_few(tmp_path):
+    saver = checkpoint.Saver(tmp_path, 2)
+    about = dict(seconds=0.0, tables={}, versions={})
+    for i, score in enumerate([1.0, 5.0, None, 2.0, 4.0, None]):
+        saver.save(i, dict(x=jnp.ones(2)), {}, about | dict(score=score))
+    saver.close()
+    assert [int(p.name) for p in checkpoint.points(tmp_path)] == [5, 4, 1]
+    assert saver.best == checkpoint.Saver(tmp_path, 2).best == 5.0
+    assert checkpoint.best(tmp_path)[0].name == "1"
+
+
+def test_lines_of_later_iterations_and_half_lines_are_left_out(tmp_path):
+    lines = [json.dumps(dict(iteration=i)) + "\n" for i in (2, 4, 6)]
+    (tmp_path / "m").write_text("".join(lines) + '{"iterat')
+    assert record.lines_until(tmp_path / "m", 4) == "".join(lines[:2])
+    assert record.lines_until(tmp_path / "m", 9) == "".join(lines)
+    assert record.lines_until(tmp_path / "none", 9) == ""
+
+
+def test_signals_are_the_persons_again_after_a_run():
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with guard.signals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_what_counts_as_lost():
