@@ -151,7 +151,7 @@ def test_moments_come_back_from_the_disk_as_they_were(tmp_path):
     and NaN where the mean was negative."""
     x = np.random.default_rng(17).normal([-3.0, 5.0], [2.0, 0.5], (50, 2)).astype(np.float32)
     m = nm.update(nm.moments(jnp.zeros(2)), x)
-    about = dict(iteration=1, seconds=0.0, score=None, tables={})
+    about = dict(iteration=1, seconds=0.0, score=None, tables={}, versions={})
     checkpoint.write(tmp_path / "1", checkpoint.plain(m), {}, about)
     back = checkpoint.read(tmp_path / "1", jax.eval_shape(lambda: m)).state
     wanted = (x - x.mean(0)) / x.std(0)
