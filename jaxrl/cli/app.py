@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": "train a paper at every point of a grid, in one program",
     "resume": "go on with a run that was stopped or killed, or make one longer",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
+    "render": "show a run's policy at work: gif, mp4, or an html that opens offline",
     "report": "write the page of a run or a comparison, as HTML and Markdown",
     "envs": "list the environments",
     "papers": "list the papers, and what is on record of each",
