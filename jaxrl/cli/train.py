@@ -104,8 +104,7 @@ def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     from jaxrl.run import job as jobs
 
     tables = jobs.read(Path(given["config"])) if given["config"] else jobs.nothing()
-    # absolute, so that the run can be loaded from another folder
-    tables["run"]["paper"] = str(Path(paper).resolve()) if paper.endswith(".py") else paper
+    tables["run"]["paper"] = catalogue.absolute(paper)
     env = given["env"] or ""
     jobs.refuse_code(tables, [tables["run"]["paper"], env])
     tables["env_params"] |= dict(given["env_params"])

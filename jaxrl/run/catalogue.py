@@ -77,6 +77,11 @@ def find(slug: str) -> dict:
     return literal(known[slug])  # that one alone: another's being half-written is no matter
 
 
+def absolute(slug: str) -> str:
+    """A slug, or a file by the path that finds it from any folder."""
+    return str(Path(slug).resolve()) if slug.endswith(".py") else slug
+
+
 @functools.cache
 def run_file(path: Path) -> ModuleType:
     """The module of a person's own paper, run once; what it raises is said in one line."""

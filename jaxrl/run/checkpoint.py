@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import NO_CHECKPOINT, InputError, RunError, reason
+from jaxrl.run.files import write_whole
 
 MANIFEST, ABOUT, METRICS, STATE = "manifest.json", "about.json", "metrics.npz", "state"
 
@@ -130,10 +131,7 @@ def write(
     kinds = {path: kind(x) for path, x in leaves.items()}
     about = about | {"leaves": kinds, "state_sha256": digest(leaves)}
     (folder / ABOUT).write_text(as_json(about))
-    new = folder / (MANIFEST + ".new")
-    listed = sums(folder)
-    new.write_text(as_json(listed))
-    new.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, as_json(sums(folder)))
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -174,7 +172,12 @@ def read(folder: Path, like: Any) -> Point:
     Raises:
       CheckpointError: it is not as it was written, or of another state than `like`.
     """
-    ocp, about = orbax(), verify(folder)
+    return load(folder, verify(folder), like)
+
+
+def load(folder: Path, about: dict, like: Any) -> Point:
+    """`read`, of one that was verified and says `about` of itself."""
+    ocp = orbax()
     wanted = by_path(jax.eval_shape(partial(jax.tree.map, data), like))
     if different := misfit({k: kind(x) for k, x in wanted.items()}, about["leaves"]):
         raise CheckpointError(f"checkpoint: {folder} is of another state: {different}")

@@ -42,6 +42,7 @@ from jaxrl import hyper
 from jaxrl.errors import InputError, did_you_mean
 from jaxrl.run import catalogue, evidence, record
 from jaxrl.run import job as jobs
+from jaxrl.run.files import write_whole
 from jaxrl.run.run import build, evaluation_keys, execute, mean_returns, one_state, set_up
 from jaxrl.run.stats import difference, finite, improvement, iqm
 
@@ -305,9 +306,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
             say(f"{env}: {name} {got['tuned']}: final_return {shown:.1f} ({got['wall_seconds']} s)")
             if not quick:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                whole = so_far.with_suffix(".new")  # a run that is killed leaves none in pieces
-                whole.write_text(json.dumps(dict(file_sha256=version, done=done)))
-                whole.replace(so_far)
+                write_whole(so_far, json.dumps(dict(file_sha256=version, done=done)))
     statements = [judge(s, done) for s in claim.says]
     holds = all(s["verdict"] == "reproduced" for s in statements)
     out = dict(

@@ -18,7 +18,7 @@ import numpy as np
 
 from envs.scores import RANGES
 from jaxrl.errors import DIVERGED, InputError, RunError
-from jaxrl.run import checkpoint, record
+from jaxrl.run import catalogue, checkpoint, record
 from jaxrl.run import job as jobs
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
@@ -47,9 +47,9 @@ def plan(methods: Sequence[str], envs: Sequence[str], run: dict, folder: Path) -
     for env in envs:
         for method in methods:
             slug, hyper, network = jobs.method(method)
-            own = str(Path(slug).resolve()) if slug.endswith(".py") else slug
             tables = dict(env_params={}, network=network, hyper=hyper)
-            job = jobs.resolve(run=run | dict(paper=own, env=env), **tables)
+            own = dict(paper=catalogue.absolute(slug), env=env)
+            job = jobs.resolve(run=run | own, **tables)
             name = re.sub(r"[^\w.=,+-]", "_", method)
             units.append(Unit(method, env, job, folder / env.replace(":", "/") / name))
     return units

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxrl import hyper
 from jaxrl.errors import InputError
+from jaxrl.run import catalogue, record
 from jaxrl.run import job as jobs
-from jaxrl.run import record
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.run import Program, Setting, build, evaluation_keys, execute, mean_returns, set_up
@@ -76,8 +76,8 @@ class Plan(NamedTuple):
         """The job of one point, checked."""
         nets = {k: v for k, v in point.items() if hasattr(self.job.network, k)}
         rest = {k: v for k, v in point.items() if k not in nets}
-        network = hyper.check(hyper.replace(self.job.network, **nets))
-        hp = hyper.check(hyper.replace(self.job.hyper, **rest))
+        network = hyper.replace(self.job.network, **nets)
+        hp = hyper.replace(self.job.hyper, **rest)
         return hyper.check(dataclasses.replace(self.job, network=network, hyper=hp))
 
 
@@ -87,8 +87,8 @@ def plan(method: str, run: dict, vary: Sequence[str], static: Sequence[str]) -> 
     method: a paper, or SLUG:NAME=VALUE,... for what stays.
     """
     slug, hp, network = jobs.method(method)
-    own = str(Path(slug).resolve()) if slug.endswith(".py") else slug
-    job = jobs.resolve(run=run | dict(paper=own), env_params={}, network=network, hyper=hp)
+    run = run | dict(paper=catalogue.absolute(slug))
+    job = jobs.resolve(run=run, env_params={}, network=network, hyper=hp)
     said = [values(slug, text) for text in (*vary, *static)]
     names = [name for name, _ in said]
     if not said:
@@ -183,7 +183,7 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
                 continue
             say(f"program {i + 1} of {len(asked.choices)}{': ' if choice else ''}{name}")
             s = set_up(asked.at(choice | points[0]))
-            hps = [asked.at(choice | p).hyper for p in points for _ in range(number)]
+            hps = [hp for p in points for hp in [asked.at(choice | p).hyper] * number]
             x = train_rows(s, hps, np.tile(s.seeds, len(points)), limit, say)
             done["programs"][name] = finite(x.reshape(len(points), number))
             write_whole(file, json.dumps(done, indent=1))

@@ -92,7 +92,7 @@ def restore(s: Setting, folder: Path, say: Say, best: bool = False) -> checkpoin
     if different := jobs.changed(jobs.to_tables(s.job), about["tables"]):
         raise InputError(f"{different}; {folder} cannot go on")
     like = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world)
-    point = checkpoint.read(where, like)
+    point = checkpoint.load(where, about, like)
     if not record.whole(point):
         raise InputError(f"checkpoint: {where / checkpoint.METRICS} is not of its run")
     return point
