@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": "go on with a run that was stopped or killed, or make one longer",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
     "render": "show a run's policy at work: gif, mp4, or an html that opens offline",
+    "export": "write a run's policy as arrays, or as a program that needs no jaxrl",
     "report": "write the page of a run or a comparison, as HTML and Markdown",
     "envs": "list the environments",
     "papers": "list the papers, and what is on record of each",

@@ -3,6 +3,7 @@
 import click
 
 from jaxrl.cli.options import only_json
+from jaxrl.cli.output import speaker
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue, evidence
 from jaxrl.run.page import number
@@ -36,7 +37,7 @@ def command(papers, every, quick, as_json):
     with only_json(as_json) as emit:
         out = []
         for slug, paper in known.items():
-            say = lambda line: click.echo(line, err=True)
+            say = speaker()
             say(f"{slug}: {paper['claim']}")
             out.append(claims.run(slug, quick=quick, say=say))
             if not as_json:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from jaxrl.cli.options import Whole, only_json
+from jaxrl.cli.output import columns, speaker, unused
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue
 
@@ -57,32 +58,12 @@ def command(papers, envs, folder, as_json, quiet, **run):
         from jaxrl.cli.progress import shown
         from jaxrl.run import compare, pages
 
-        say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
         target = Path(folder) if folder else unused("compare", *papers)
         see = lambda job: shown(job, quiet)
-        out = compare.compare(list(papers), list(envs), run, target, see, say)
+        out = compare.compare(list(papers), list(envs), run, target, see, speaker(quiet))
         emit(out)
     if not as_json:
         for line in columns([pages.HEAD, *pages.lines(out["rows"])]):
             click.echo(line)
         for name, path in out["files"].items():
             click.echo(f"{name:<9}{path}", err=True)
-
-
-def unused(kind: str, *papers: str) -> Path:
-    """A folder for what nobody named one for."""
-    import time
-
-    names = "-".join(Path(p.partition(":")[0]).stem for p in papers)
-    return Path("runs") / kind / f"{names[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def columns(rows: list) -> list[str]:
-    """Rows of cells as lines; a long last cell, an error, is not cut."""
-    widths = [max(len(r[i]) for r in rows if not errs(r, i)) for i in range(len(rows[0]))]
-    return ["  ".join(x.ljust(w) for x, w in zip(r, widths)).rstrip() for r in rows]
-
-
-def errs(row, i: int) -> bool:
-    """Whether a cell is an error, which stands over the columns after it."""
-    return i == 2 and not any(row[3:])

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from jaxrl.cli.options import Assignment, Whole, named, only_json
+from jaxrl.cli.output import speaker
 from jaxrl.errors import InputError
 
 
@@ -41,8 +42,7 @@ def command(run, episodes, seed, stochastic, gymnasium, env_params, best, own, a
         from jaxrl.run.stats import describe
 
         trained = record.load_summary(Path(run))
-        say = lambda line: click.echo(line, err=True)
-        s, state = evaluate.load(Path(run), best, own, say)
+        s, state = evaluate.load(Path(run), best, own, speaker())
         if env_params:
             s = evaluate.elsewhere(s, dict(env_params))
         how = dict(episodes=episodes, seed=seed, greedy=not stochastic)

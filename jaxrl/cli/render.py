@@ -1,11 +1,11 @@
 """jaxrl render RUN: a film of a finished run's policy."""
 
-import os
 from pathlib import Path
 
 import click
 
 from jaxrl.cli.options import Whole, named, only_json
+from jaxrl.cli.output import speaker, writable
 from jaxrl.errors import InputError
 
 FORMATS = ("gif", "mp4", "html")
@@ -22,14 +22,8 @@ def target(run: Path, format: str | None, out: str | None) -> Path:
         raise InputError(f"out: {out} does not end in .gif, .mp4 or .html")
     if format not in (None, suffix):
         raise InputError(f"out: {out} is not a .{format}; --format says {format}")
-    try:
-        if path.exists() and path.absolute() != (run / f"render.{suffix}").absolute():
-            raise InputError(f"out: {out} exists")
-        missing = out is not None and not path.parent.is_dir()
-        if missing or (path.parent.exists() and not os.access(path.parent, os.W_OK)):
-            raise InputError(f"out: {path.parent} is not a folder to write to")
-    except OSError as e:
-        raise InputError(f"out: {str(path)[:80]}: {e.strerror}") from e
+    if out is not None or path.parent.exists():
+        writable(path, replaces=run / f"render.{suffix}")
     return path
 
 
@@ -57,36 +51,19 @@ def command(run, format, out, seed, best, episodes, steps, stochastic, fps, own,
             raise InputError(f"{name}: {value} is outside [{low}, {high}]")
     path = target(Path(run), format, out)
     with only_json(as_json) as emit:
-        from jaxrl.run import evaluate, record, render
+        from jaxrl.run import render
         from jaxrl.run.stats import finite
 
-        if path.suffix == ".mp4":
-            render.check_mp4()
-        trained = record.load_summary(Path(run))
-        s, state = evaluate.load(Path(run), best, own, lambda line: click.echo(line, err=True))
-        seeds = [int(i) for i in s.seeds]
-        returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
-        if seed is None:
-            index, how = render.median_seed(returns), ", the median final return"
-        elif seed in seeds:
-            index, how = seeds.index(seed), ""
-        else:
-            raise InputError(f"seed: {seed} is outside [{seeds[0]}, {seeds[-1]}], the run's seeds")
-        most = render.limit(s.world, steps, episodes)
-        drawing, play = render.player(s, state, most, not stochastic)
-        keys = render.keys(s, index, episodes)
-        played = [play(index, key) for key in keys]
-        title = f"{s.job.paper} on {s.job.env}, seed {seeds[index]}"
-        render.write(path, title, drawing, played, fps := fps or drawing.fps)
+        how = dict(seed=seed, best=best, episodes=episodes, steps=steps, stochastic=stochastic)
+        film = render.film(Path(run), path, **how, fps=fps, named=own, say=speaker())
         about = [
             {"return": finite(e.returned()), "length": len(e.reward), "ended": e.ended or "cut"}
-            for e in played
+            for e in film.episodes
         ]
-        which = dict(run=run, paper=s.job.paper, env=s.job.env, seed=seeds[index])
-        emit(which | dict(file=str(path), fps=fps, episodes=about))
+        which = dict(run=run, paper=film.paper, env=film.env, seed=film.seed)
+        emit(which | dict(file=str(path), fps=film.fps, episodes=about))
     if not as_json:
-        click.echo(f"{title}{how if len(seeds) > 1 else ''}")
-        for e in played:
-            ended = e.ended or "cut"
-            click.echo(f"return {e.returned():.4g} in {len(e.reward)} steps: {ended}")
+        click.echo(film.title)
+        for e in about:
+            click.echo(f"return {e['return']:.4g} in {e['length']} steps: {e['ended']}")
         click.echo(path)

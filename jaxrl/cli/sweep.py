@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.compare import columns, unused
 from jaxrl.cli.options import Whole, only_json
+from jaxrl.cli.output import columns, speaker, unused
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue
 
@@ -42,10 +42,9 @@ def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
         from jaxrl.run import pages
         from jaxrl.run.sweep import plan, sweep
 
-        say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
         asked = plan(paper, run | dict(env=env, evals=1), vary, static)
         target = Path(folder) if folder else unused("sweep", paper.partition(":")[0])
-        out = sweep(asked, target, rows, say)
+        out = sweep(asked, target, rows, speaker(quiet))
         emit({k: out[k] for k in ("rows", "best", "files")})
     if not as_json:
         names = list(out["best"]["point"])

@@ -1,6 +1,6 @@
 """Loading a finished run and playing its policy: here, or in Gymnasium's own environment."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import envs
+from jaxrl.errors import InputError
 from jaxrl.run.run import Setting, evaluation_keys, over_rows, score, set_up
 from jaxrl.run.stats import summarise
 from jaxrl.run.train import Say, final, reopen, restore
@@ -28,6 +29,26 @@ def load(
     """
     s = set_up(reopen(folder, named=named))
     return s, restore(s, folder, say, best).state
+
+
+def median_seed(per_seed: Sequence[float | None]) -> int:
+    """Which of the seeds has the median return (the lower of two); those that diverged are none."""
+    known = sorted((x, i) for i, x in enumerate(per_seed) if x is not None)
+    return known[(len(known) - 1) // 2][1] if known else 0
+
+
+def whose(s: Setting, returns: Sequence[float | None], seed: int | None) -> tuple[int, str]:
+    """The row of a seed, and how it is called. None: the one with the median of the returns.
+
+    Raises:
+      InputError: the run has no such seed.
+    """
+    seeds = [int(i) for i in s.seeds]
+    if seed is not None and seed not in seeds:
+        raise InputError(f"seed: {seed} is outside [{seeds[0]}, {seeds[-1]}], the run's seeds")
+    index = median_seed(returns) if seed is None else seeds.index(seed)
+    chosen = ", the median final return" if seed is None and len(seeds) > 1 else ""
+    return index, f"{s.job.paper} on {s.job.env}, seed {seeds[index]}{chosen}"
 
 
 def elsewhere(s: Setting, env_params: dict) -> Setting:

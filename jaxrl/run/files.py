@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxrl.errors import InputError
+from jaxrl.errors import STORAGE, InputError, RunError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -14,6 +14,23 @@ def write_whole(path: Path, text: str) -> None:
     new = path.with_name(path.name + ".new")
     new.write_text(text)
     new.replace(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, kind: str) -> Iterator[Path]:
+    """Give the path to write a file of some `kind` at, which takes its place once it is whole.
+
+    Raises:
+      RunError: the disk fails.
+    """
+    new = path.with_name(f"{path.stem}.new{path.suffix}")
+    try:
+        yield new
+        new.replace(path)
+    except OSError as e:
+        raise RunError(f"{kind}: {path}: {e.strerror or e}", STORAGE) from e
+    finally:
+        new.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import importlib.util
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,11 @@ from envs import draw
 from envs.base import AutoReset, Step
 from envs.draw import bodies
 from envs.draw.canvas import HEIGHT, WIDTH, Drawing, Episode
-from jaxrl.errors import STORAGE, InputError, RunError
+from jaxrl.errors import InputError
+from jaxrl.run import evaluate, record
+from jaxrl.run.files import replacing
 from jaxrl.run.run import Setting, evaluation_keys
+from jaxrl.run.train import Say
 
 FRAMES, STEPS = 5000, 1000  # of a film at most; of an episode whose environment has no time limit
 HOLD = 1.2  # seconds that the last picture of an episode stays
@@ -46,10 +49,55 @@ class Single(NamedTuple):
         return Step(state, *jax.tree.map(lambda x: x[0], row))
 
 
-def median_seed(per_seed: Sequence[float | None]) -> int:
-    """Which of the seeds has the median return (the lower of two); those that diverged are none."""
-    known = sorted((x, i) for i, x in enumerate(per_seed) if x is not None)
-    return known[(len(known) - 1) // 2][1] if known else 0
+class Film(NamedTuple):
+    """What was filmed."""
+
+    path: Path
+    title: str
+    paper: str
+    env: str
+    seed: int
+    fps: int
+    episodes: list[Episode]
+
+
+def film(
+    run: Path,
+    path: Path,
+    *,
+    seed: int | None = None,
+    best: bool = False,
+    episodes: int = 1,
+    steps: int | None = None,
+    stochastic: bool = False,
+    fps: int | None = None,
+    named: Iterable[str] = (),
+    say: Say = lambda line: None,
+) -> Film:
+    """Play a finished run's policy and write the film; its format is the path's suffix.
+
+    Args:
+      seed: whose policy; None: that with the median final return.
+      best: of the checkpoint whose evaluation was best, not of the last.
+      steps: where an episode is cut; None: its time limit.
+      stochastic: act as it explores, not by its mode.
+      fps: frames a second; None: what suits the environment.
+      named: code of one's own that may be run, as in `train.reopen`.
+
+    Raises:
+      InputError: there is no such run or seed, the film would be too long, or mp4 cannot be made.
+      RunError: no checkpoint is whole, or the disk fails.
+    """
+    if path.suffix == ".mp4":
+        check_mp4()
+    trained = record.load_summary(run)
+    s, state = evaluate.load(run, best, named, say)
+    returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
+    index, title = evaluate.whose(s, returns, seed)
+    drawing, play = player(s, state, limit(s.world, steps, episodes), not stochastic)
+    played = [play(index, key) for key in keys(s, index, episodes)]
+    write(path, title, drawing, played, fps := fps or drawing.fps)
+    return Film(path, title, s.job.paper, s.job.env, int(s.seeds[index]), fps, played)
 
 
 def limit(world: Any, steps: int | None, episodes: int) -> int:
@@ -131,8 +179,7 @@ def write(path: Path, title: str, drawing: Drawing, episodes: Sequence[Episode],
     Raises:
       RunError: the disk fails.
     """
-    new = path.with_name(f"{path.stem}.new{path.suffix}")
-    try:
+    with replacing(path, "render") as new:
         if path.suffix == ".gif":
             write_gif(new, drawing, episodes, fps)
         elif path.suffix == ".mp4":
@@ -140,11 +187,6 @@ def write(path: Path, title: str, drawing: Drawing, episodes: Sequence[Episode],
         else:
             page = space_page if drawing.scene else picture_page
             new.write_text(page(title, drawing, episodes, fps), encoding="utf-8")
-        new.replace(path)
-    except OSError as e:
-        raise RunError(f"render: {path}: {e.strerror or e}", STORAGE) from e
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def palette(drawing: Drawing, episodes: Sequence[Episode]) -> Image.Image:

@@ -284,9 +284,9 @@ def test_the_film_is_of_the_policy_that_was_evaluated(run):
 
 
 def test_the_median_seed():
-    assert render.median_seed([3.0, 1.0, 2.0]) == 2
-    assert render.median_seed([4.0, None, 1.0, 2.0, 3.0]) == 3
-    assert render.median_seed([None, None]) == 0
+    assert evaluate.median_seed([3.0, 1.0, 2.0]) == 2
+    assert evaluate.median_seed([4.0, None, 1.0, 2.0, 3.0]) == 3
+    assert evaluate.median_seed([None, None]) == 0
 
 
 BAD = [

@@ -1,0 +1,80 @@
+"""jaxrl export RUN: a finished run's policy as a file."""
+
+from pathlib import Path
+
+import click
+
+from jaxrl.cli.options import Whole, named, only_json
+from jaxrl.cli.output import speaker, writable
+from jaxrl.errors import InputError
+
+FORMS = (".npz", ".stablehlo")
+
+
+def target(out: str, stochastic: bool) -> Path:
+    """Where the file will be, its suffix the form; refused before anything is loaded."""
+    path = Path(out)
+    if path.suffix not in FORMS:
+        raise InputError(f"out: {out} does not end in .npz or .stablehlo")
+    if stochastic and path.suffix == ".npz":
+        raise InputError("stochastic: an .npz acts either way: give its act a key, or none")
+    return writable(path)
+
+
+def use(path: Path, own: list[str], inputs: list[str]) -> list[str]:
+    """The lines of Python that load a file and act."""
+    if path.suffix == ".npz":
+        more = f", named={own}" if own else ""
+        loading = f"from jaxrl.run import export; act = export.load({str(path)!r}{more})"
+        return [loading, "action, memory = act(obs, memory=None, key=None)"]
+    read = f"bytearray(open({str(path)!r}, 'rb').read())"
+    loading = f"from jax import export; act = export.deserialize({read}).call"
+    taken = [x for x in ("obs", "memory", "seed") if any(line.startswith(x) for line in inputs)]
+    call = f"act({', '.join(taken)})"
+    if "memory" not in taken:
+        return [loading, f"action = {call}"]
+    return [loading, f"action, memory = {call}  # memory: zeros where an episode begins"]
+
+
+@click.command()
+@click.argument("run")
+@click.option("--out", required=True, metavar="FILE", help="FILE.npz or FILE.stablehlo")
+@click.option("--seed", type=Whole(), help="whose policy  [default: the median final return's]")
+@click.option("--best", is_flag=True, help="the checkpoint whose evaluation was best, not the last")
+@click.option(
+    "--stochastic", is_flag=True, help="a program that explores: its last argument a seed"
+)
+@named
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing else")
+def command(run, out, seed, best, stochastic, own, as_json):
+    """Write a run's policy, one seed's, as a file to act with.
+
+    An .npz holds its arrays, for jaxrl.run.export.load. A .stablehlo is the program itself, for any
+    number of observations on cpu, cuda and tpu: it loads with jax alone (to write it takes
+    pip install 'jaxrl[export]').
+    """
+    path = target(out, stochastic)
+    with only_json(as_json) as emit:
+        from jaxrl.run import evaluate, export, record
+
+        if path.suffix == ".stablehlo":
+            export.check_flatbuffers()
+        trained = record.load_summary(Path(run))
+        s, state = evaluate.load(Path(run), best, own, say := speaker())
+        returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
+        index, title = evaluate.whose(s, returns, seed)
+        leaves = export.policy(s, state, index)
+        inputs, outputs = export.signature(s, stochastic)
+        if path.suffix == ".npz":
+            content = export.arrays(leaves, export.describe(s, index, best, returns[index]))
+        else:
+            content = export.program(s, leaves, stochastic, say)
+        export.write(path, content)
+        which = dict(run=run, paper=s.job.paper, env=s.job.env, seed=int(s.seeds[index]))
+        file = dict(file=str(path), bytes=len(content))
+        emit(which | file | dict(inputs=inputs, outputs=outputs))
+    if not as_json:
+        click.echo(title)
+        click.echo(f"{path}: {len(content):,} bytes; {', '.join(inputs)} -> {', '.join(outputs)}")
+        for line in use(path, own, inputs):
+            click.echo(line)

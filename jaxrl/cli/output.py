@@ -1,0 +1,48 @@
+"""What the commands say, and where they write."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jaxrl.errors import InputError
+
+
+def speaker(quiet: bool = False) -> Any:
+    """A function that says a line on standard error; nothing where `quiet`."""
+    return (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+def unused(kind: str, *papers: str) -> Path:
+    """A folder for what nobody named one for."""
+    names = "-".join(Path(p.partition(":")[0]).stem for p in papers)
+    return Path("runs") / kind / f"{names[:60]}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def writable(path: Path, replaces: Path | None = None) -> Path:
+    """A file that may be written: InputError if there is one already, or no folder for it.
+
+    replaces: the one that may be there.
+    """
+    shown = str(path)[:80]
+    try:
+        if path.exists() and path.absolute() != (replaces and replaces.absolute()):
+            raise InputError(f"out: {shown} exists")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise InputError(f"out: {path.parent} is not a folder to write to")
+    except OSError as e:
+        raise InputError(f"out: {shown}: {e.strerror}") from e
+    return path
+
+
+def columns(rows: list) -> list[str]:
+    """Rows of cells as lines; a long last cell, an error, is not cut."""
+    widths = [max(len(r[i]) for r in rows if not errs(r, i)) for i in range(len(rows[0]))]
+    return ["  ".join(x.ljust(w) for x, w in zip(r, widths)).rstrip() for r in rows]
+
+
+def errs(row, i: int) -> bool:
+    """Whether a cell is an error, which stands over the columns after it."""
+    return i == 2 and not any(row[3:])
