@@ -1,6 +1,7 @@
 # make train    set everything up, then train PPO on CartPole: sixteen seeds, one program
 # make test     set everything up, then lint and all tests; make quick leaves the slow ones out
 # make evidence put equation tests and batteries on record, renew PAPERS.md
+# make notebooks run the notebooks from their sources, for what they show
 # make lock     resolve constraints.txt anew, at both ends of the supported Pythons
 # Another Python, beside the first: make test VENV=.venv313 PYTHON=python3.13
 
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = -m pip --disable-pip-version-check -qq
 STAMP = $(VENV)/installed
 
-.PHONY: train test quick evidence lint install lock clean
+.PHONY: train test quick evidence notebooks lint install lock clean
 
 train: $(STAMP)
 	$(BIN)/jaxrl train ppo --env CartPole-v1 --seeds 16 --steps 500000
@@ -24,6 +25,9 @@ quick: $(STAMP)
 evidence: $(STAMP)
 	JAXRL_BATTERY=all $(BIN)/pytest -n 2 -q --record -m "equation or battery"
 	$(BIN)/jaxrl papers --write >/dev/null
+
+notebooks: $(STAMP)
+	$(BIN)/python -m experiments.notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 # What both Pythons resolve to alike stands bare, the rest under a marker. make lock OLD=... NEW=...
 OLD ?= python3.11
 NEW ?= python3.13
-LOCKED = dev,tune,tb,buffers,data,video,export,gymnasium
+LOCKED = dev,tune,buffers,data,video,export,gymnasium
 PINS = import json, sys; print(*sorted("%(name)s==%(version)s" % p["metadata"] \
 	for p in json.load(sys.stdin)["install"] if p["metadata"]["name"] != "jaxrl"), sep="\n")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxrl.cli import main
+from jaxrl.cli.app import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -170,7 +171,20 @@ def test_every_hyperparameter_is_a_documented_flag(capsys):
         line = re.search(rf"^  {name}[ /].*\n(?:   .*\n)*", out, re.M)
         assert line, name
         assert "default" in line[0] or name == "--env", name
+    _, out, _ = call(["train", "--help"], capsys)
     assert "Progress" in out
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, ""])
+def test_a_commands_help_fits_a_screen(name, capsys):
+    _, out, _ = call([*name.split(), "--help"], capsys)
+    assert len(out.splitlines()) <= 40
+
+
+def test_a_papers_help_fits_a_tall_one(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    _, out, _ = call(["train", "ppo", "--help"], capsys)
+    assert len(out.splitlines()) <= 60
 
 
 def test_train_by_json_prints_the_summary_and_nothing_else(capfd, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Whole, only_json
+from jaxrl.cli.options import Spread, Whole, only_json, sunk
 from jaxrl.cli.output import columns, speaker, unused
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue
@@ -12,21 +12,8 @@ from jaxrl.run import catalogue
 OWN = ("seeds", "seed", "steps", "evals", "eval_episodes")
 
 
-class Spread(click.Command):
-    """A command whose --env takes several values, as if each had the flag before it."""
-
-    def parse_args(self, ctx, args):
-        out, flag = [], None
-        for a in args:
-            if a == "--env":
-                flag = a
-                continue
-            flag = None if a.startswith("-") else flag
-            out += [flag, a] if flag else [a]
-        return super().parse_args(ctx, out)
-
-
-@click.command(cls=Spread)
+@sunk
+@click.command(cls=Spread, spread=("--env",))
 @click.argument("papers", nargs=-1, metavar="SLUG SLUG ...")
 @click.option("--env", "envs", multiple=True, metavar="E [E ...]", help="one or several")
 @click.option("--seeds", type=Whole(), default=10, show_default=True, help="of each")
@@ -37,7 +24,7 @@ class Spread(click.Command):
 @click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
 @click.option("--json", "as_json", is_flag=True, help="print rows and files, and nothing else")
 @click.option("--quiet", is_flag=True, help="no progress")
-def command(papers, envs, folder, as_json, quiet, **run):
+def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
     """Compare papers at the same budget, on the same environments and seeds.
 
     The first is what the others are measured against. A paper is a slug or a file, with settings of
@@ -57,10 +44,12 @@ def command(papers, envs, folder, as_json, quiet, **run):
     with only_json(as_json) as emit:
         from jaxrl.cli.progress import shown
         from jaxrl.run import compare, pages
+        from jaxrl.run.sinks import Sinks
 
+        sinks = Sinks(sink, per_seed)
         target = Path(folder) if folder else unused("compare", *papers)
-        see = lambda job: shown(job, quiet)
-        out = compare.compare(list(papers), list(envs), run, target, see, speaker(quiet))
+        see, say = lambda job: shown(job, quiet), speaker(quiet)
+        out = compare.compare(list(papers), list(envs), run, target, see, say, sinks)
         emit(out)
     if not as_json:
         for line in columns([pages.HEAD, *pages.lines(out["rows"])]):

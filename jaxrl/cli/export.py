@@ -55,26 +55,15 @@ def command(run, out, seed, best, stochastic, own, as_json):
     """
     path = target(out, stochastic)
     with only_json(as_json) as emit:
-        from jaxrl.run import evaluate, export, record
+        from jaxrl.run import export
 
-        if path.suffix == ".stablehlo":
-            export.check_flatbuffers()
-        trained = record.load_summary(Path(run))
-        s, state = evaluate.load(Path(run), best, own, say := speaker())
-        returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
-        index, title = evaluate.whose(s, returns, seed)
-        leaves = export.policy(s, state, index)
-        inputs, outputs = export.signature(s, stochastic)
-        if path.suffix == ".npz":
-            content = export.arrays(leaves, export.describe(s, index, best, returns[index]))
-        else:
-            content = export.program(s, leaves, stochastic, say)
-        export.write(path, content)
-        which = dict(run=run, paper=s.job.paper, env=s.job.env, seed=int(s.seeds[index]))
-        file = dict(file=str(path), bytes=len(content))
-        emit(which | file | dict(inputs=inputs, outputs=outputs))
+        how = dict(seed=seed, best=best, stochastic=stochastic, named=own, say=speaker())
+        made = export.export(Path(run), path, **how)
+        fields = made._asdict()
+        emit(dict(run=run, file=str(path)) | {k: x for k, x in fields.items() if k != "title"})
     if not as_json:
-        click.echo(title)
-        click.echo(f"{path}: {len(content):,} bytes; {', '.join(inputs)} -> {', '.join(outputs)}")
-        for line in use(path, own, inputs):
+        click.echo(made.title)
+        sides = f"{', '.join(made.inputs)} -> {', '.join(made.outputs)}"
+        click.echo(f"{path}: {made.bytes:,} bytes; {sides}")
+        for line in use(path, own, made.inputs):
             click.echo(line)

@@ -79,6 +79,24 @@ class Assignment(click.ParamType):
             raise InputError(f"{title(param)}: {value!r} is not NAME=NUMBER") from e
 
 
+class Spread(click.Command):
+    """A command whose flags in `spread` take several values, as if each had the flag before it."""
+
+    def __init__(self, *args, spread: tuple[str, ...], **rest):
+        super().__init__(*args, **rest)
+        self.spread = spread
+
+    def parse_args(self, ctx, args):
+        out, flag = [], None
+        for a in args:
+            if a in self.spread:
+                flag = a
+                continue
+            flag = None if a.startswith("-") else flag
+            out += [flag, a] if flag else [a]
+        return super().parse_args(ctx, out)
+
+
 def kind(field: dataclasses.Field) -> click.ParamType:
     """How a field's flag is parsed."""
     text = str(field.type)
@@ -123,6 +141,23 @@ def only_json(wanted: bool) -> Iterator[Any]:
         sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
+
+
+SINKS = [
+    click.Option(
+        ["--sink", "sink"],
+        multiple=True,
+        metavar="wandb|trackio",
+        help="where curves go besides TensorBoard; may be given twice",
+    ),
+    click.Option(["--per-seed"], is_flag=True, help="a curve for each seed, not one of all"),
+]
+
+
+def sunk(command: click.Command) -> click.Command:
+    """Give a command the options that make `jaxrl.run.sinks.Sinks`."""
+    command.params += SINKS
+    return command
 
 
 def named(command: Any) -> Any:

@@ -1,6 +1,8 @@
-"""How a run looks while it goes: a bar on a terminal, a line per evaluation elsewhere."""
+"""How a run looks while it goes: a bar on a terminal, one display that is renewed in a notebook, a
+line per evaluation elsewhere."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,8 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxrl.cli.output import speaker
 from jaxrl.run.job import Job
 from jaxrl.run.record import mean_of_finite
+from jaxrl.run.run import Chunk
 from jaxrl.run.stats import iqm
 
 
@@ -21,6 +25,67 @@ def big(x: float) -> str:
     return f"{x:.3g}"
 
 
+def recent(chunk: Chunk) -> str:
+    """The return of the episodes that a chunk finished, in words."""
+    x = mean_of_finite(chunk.metrics["episode_return"])
+    return f"{iqm(x[np.isfinite(x)]):.1f}" if np.isfinite(x).any() else "none finished yet"
+
+
+def in_notebook() -> bool:
+    return Console().is_jupyter
+
+
+NOTES, CELLS = 8, 30  # lines that stay above a notebook's bar; how long that is
+
+
+class Display:
+    """The last lines, and a bar under them: text in a notebook that is renewed where it stands."""
+
+    def __init__(self):
+        self.handle: Any = None
+        self.notes: list[str] = []
+
+    def show(self, *bar: str) -> None:
+        from IPython.display import display
+
+        data = {"text/plain": "\n".join([*self.notes, *bar])}
+        if self.handle is None:
+            self.handle = display(data, raw=True, display_id=True)
+        else:
+            self.handle.update(data, raw=True)
+
+    def say(self, line: str) -> None:
+        self.notes = [*self.notes, line][-NOTES:]
+        self.show()
+
+
+def notebook(job: Job) -> tuple:
+    """(see, say) for a notebook."""
+    display, each, began = Display(), job.hyper.steps_per_iteration, time.monotonic()
+    total = job.iterations * each
+    first: dict[str, float] = {}  # steps and time after the first chunk
+
+    def see(chunk: Chunk) -> None:
+        steps, now = chunk.iteration * each, time.monotonic()
+        before, since = first.setdefault("steps", steps), first.setdefault("time", now)
+        full = CELLS * steps // total
+        words = [f"{big(steps)} of {big(total)} steps"]
+        if steps > before:
+            rate = (steps - before) / (now - since)
+            words += [f"{big(rate * job.seeds)} steps/s", f"{(total - steps) / rate:.0f} s left"]
+        if steps == total:
+            words[2:] = [f"{now - began:.0f} s in all"]
+        bar = "█" * full + "░" * (CELLS - full)
+        display.show("  ".join([bar, *words, f"return {recent(chunk)}"]))
+
+    return see, display.say
+
+
+def lines(quiet: bool) -> Any:
+    """A function that says a line: in a notebook where the one before it stands."""
+    return Display().say if in_notebook() and not quiet else speaker(quiet)
+
+
 @contextlib.contextmanager
 def shown(job: Job, quiet: bool) -> Iterator[tuple]:
     """Give (see, say) for a run: what to call after each chunk, and with each line."""
@@ -28,12 +93,11 @@ def shown(job: Job, quiet: bool) -> Iterator[tuple]:
     if quiet:
         yield (lambda chunk: None), (lambda line: None)
         return
+    if in_notebook():
+        yield notebook(job)
+        return
     each = job.hyper.steps_per_iteration
     total = job.iterations * each
-
-    def recent(chunk) -> str:
-        x = mean_of_finite(chunk.metrics["episode_return"])
-        return f"{iqm(x[np.isfinite(x)]):.1f}" if np.isfinite(x).any() else "none finished yet"
 
     def line(chunk) -> None:
         if chunk.evaluation is not None:

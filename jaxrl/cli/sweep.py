@@ -47,10 +47,8 @@ def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
         out = sweep(asked, target, rows, speaker(quiet))
         emit({k: out[k] for k in ("rows", "best", "files")})
     if not as_json:
-        names = list(out["best"]["point"])
-        order = sorted(out["rows"], key=lambda r: (r["iqm"] is None, -(r["iqm"] or 0)))[:10]
-        cells = [[*(str(r["point"][k]) for k in names), *pages.middle(r)] for r in order]
-        for line in columns([[*names, *pages.HEAD[2:5]], *cells]):
+        head, lines = pages.points(out["rows"])
+        for line in columns([head, *([str(x) for x in line] for line in lines[:10])]):
             click.echo(line)
         from jaxrl.run.stats import describe
 

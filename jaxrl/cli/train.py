@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Assignment, flag, only_json
+from jaxrl.cli.options import SINKS, Assignment, flag, only_json
 from jaxrl.errors import InputError
 from jaxrl.metrics import explain
 from jaxrl.run import catalogue
@@ -20,6 +20,7 @@ OUTPUT = [
         metavar="NAME=NUMBER",
         help="physics of the environment, such as gravity=12",
     ),
+    *SINKS,
     click.Option(["--json", "as_json"], is_flag=True, help="print the summary, and nothing else"),
     click.Option(["--quiet"], is_flag=True, help="no progress"),
 ]
@@ -34,9 +35,6 @@ class Sections(click.Command):
         for title, options in self.sections.items():
             with formatter.section(title):
                 formatter.write_dl([r for o in options if (r := o.get_help_record(ctx))])
-
-    def format_epilog(self, ctx, formatter):
-        formatter.write("\n" + explain() + "\n")
 
 
 def named(args: list[str]) -> list[str]:
@@ -57,8 +55,7 @@ class Papers(click.Group):
         return list(catalogue.papers())
 
     def format_commands(self, ctx, formatter):
-        with formatter.section("Papers"):
-            formatter.write_dl([(k, p["title"]) for k, p in catalogue.papers().items()])
+        formatter.write("\n" + explain() + "\n")
 
     def resolve_command(self, ctx, args):
         if args[0].startswith("-"):
@@ -90,6 +87,7 @@ class Papers(click.Group):
             params=[o for options in (OUTPUT, *flags.values()) for o in options],
             callback=lambda **given: run(name, given, flags),
             help=text,
+            epilog="jaxrl train --help says what each metric means.",
         )
         command.sections = {
             "Run": flags["run"] + OUTPUT,
@@ -102,7 +100,9 @@ class Papers(click.Group):
 def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     """Resolve what was given over the configuration file over the defaults, then train."""
     from jaxrl.run import job as jobs
+    from jaxrl.run.sinks import Sinks
 
+    sinks = Sinks(given["sink"], given["per_seed"])
     tables = jobs.read(Path(given["config"])) if given["config"] else jobs.nothing()
     tables["run"]["paper"] = catalogue.absolute(paper)
     env = given["env"] or ""
@@ -112,10 +112,10 @@ def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
         said = {o.name: given[o.name] for o in options if given[o.name] is not None}
         tables[table] |= said
     with only_json(given["as_json"]) as emit:
-        emit(start(jobs.resolve(**tables), given["folder"], quiet=given["quiet"]))
+        emit(start(jobs.resolve(**tables), given["folder"], given["quiet"], sinks))
 
 
-def start(job, folder: str | None, quiet: bool) -> dict:
+def start(job, folder: str | None, quiet: bool, sinks) -> dict:
     """Train with progress on standard error; end by naming the folder and the picture."""
     from jaxrl.cli.progress import shown
     from jaxrl.run import record
@@ -125,7 +125,7 @@ def start(job, folder: str | None, quiet: bool) -> dict:
     target = record.new_folder(folder, job)
     setting = set_up(job)
     with shown(job, quiet) as (see, say):
-        summary = train(job, target, setting, see, say)
+        summary = train(job, target, setting, see, say, sinks)
     told(summary, target, say)
     return summary
 
@@ -145,7 +145,7 @@ def told(summary: dict, folder: Path, say) -> None:
 command = Papers(
     "train",
     help="Train a paper: jaxrl train SLUG|FILE.py --env ENV --seeds N --steps N.\n\n"
-    "jaxrl train SLUG --help shows the paper's hyperparameters.",
+    "jaxrl papers lists them, jaxrl train SLUG --help shows a paper's hyperparameters.",
     no_args_is_help=True,
-    context_settings={"ignore_unknown_options": True},
+    context_settings={"ignore_unknown_options": True, "max_content_width": 120},
 )

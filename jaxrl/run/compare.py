@@ -22,6 +22,7 @@ from jaxrl.run import catalogue, checkpoint, record
 from jaxrl.run import job as jobs
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
+from jaxrl.run.sinks import Sinks
 from jaxrl.run.stats import difference, finite, improvement, interval, iqm
 from jaxrl.run.train import resume, train
 
@@ -71,12 +72,13 @@ def opened(folder: Path, asked: dict) -> None:
         write_whole(file, json.dumps(dict(asked=asked)))
 
 
-def run_unit(unit: Unit, see: Any, say: Any) -> dict:
+def run_unit(unit: Unit, see: Any, say: Any, sinks: Sinks) -> dict:
     """The summary of a unit's run, which is begun, gone on with, or there already."""
     if not checkpoint.points(unit.folder):  # not begun, or killed before there was a checkpoint
         shutil.rmtree(unit.folder, ignore_errors=True)
-        return train(unit.job, unit.folder, see=see, say=say)
-    return resume(unit.folder, unit.job, see, lambda line: None)
+        return train(unit.job, unit.folder, see=see, say=say, sinks=sinks)
+    loss = lambda line: line.startswith("sink ") and say(line)  # of the rest a row is enough
+    return resume(unit.folder, unit.job, see, loss, sinks)
 
 
 def compare(
@@ -86,6 +88,7 @@ def compare(
     folder: Path,
     shown: Shown,
     say: Callable[[str], Any] = lambda line: None,
+    sinks: Sinks = Sinks(),
 ) -> dict:
     """Run what has not been run, and write what came out: {rows, files}.
 
@@ -93,6 +96,7 @@ def compare(
       methods: papers, each a slug or a file, or SLUG:NAME=VALUE,...; the first is the baseline.
       run: of every job: steps, seeds and the like.
       shown: as `jaxrl.cli.progress.shown`.
+      sinks: where the curves of each run go besides its folder.
 
     A method that does not suit an environment or is lost to NaN is a row with its error.
     """
@@ -106,7 +110,7 @@ def compare(
             row: dict[str, Any] = dict(paper=unit.method, env=unit.env)
             try:
                 with shown(unit.job) as (see, told):
-                    summary = run_unit(unit, see, told)
+                    summary = run_unit(unit, see, told, sinks)
             except (InputError, RunError) as e:
                 if isinstance(e, RunError) and e.code != DIVERGED:
                     raise

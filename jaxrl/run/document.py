@@ -24,13 +24,24 @@ class Table(NamedTuple):
     head: Sequence[Any]
     rows: Sequence[Sequence[Any]]
 
+    def _repr_markdown_(self) -> str:
+        return table(self)
+
 
 class Picture(NamedTuple):
+    """A picture, or a film: png, gif, mp4, or a page in itself (html)."""
+
     path: Path
     caption: str
 
 
-Part = Heading | Text | Code | Table | Picture
+class Row(NamedTuple):
+    """Pictures side by side."""
+
+    pictures: Sequence[Picture]
+
+
+Part = Heading | Text | Code | Table | Picture | Row
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
@@ -41,7 +52,10 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
          vertical-align: top; }
 .wide { overflow-x: auto; }
 pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .85rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; } figcaption { color: #555; font-size: .9rem; }
+figure { margin: 1rem 0; } img, video { max-width: 100%; }
+iframe { width: 100%; height: 40rem; border: 0; }
+.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
+figcaption { color: #555; font-size: .9rem; }
 """
 
 
@@ -54,6 +68,27 @@ def table(t: Table) -> str:
     """A Markdown table."""
     lines = [t.head, ["---"] * len(t.head), *t.rows]
     return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def link(p: Picture, beside: Path) -> str:
+    """A picture, or the way to a film that Markdown cannot show, from the folder it stands in."""
+    show = "" if p.path.suffix in (".html", ".mp4") else "!"
+    return f"{show}[{cell(p.caption)}]({os.path.relpath(p.path, beside)})"
+
+
+def figure(p: Picture) -> str:
+    """A picture or a film, inside the page."""
+    data, kind = p.path.read_bytes(), p.path.suffix.removeprefix(".")
+    caption, inside = html.escape(p.caption), base64.b64encode(data).decode()
+    match kind:
+        case "html":
+            page = html.escape(data.decode())
+            show = f'<iframe title="{caption}" sandbox="allow-scripts" srcdoc="{page}"></iframe>'
+        case "mp4":
+            show = f'<video controls loop src="data:video/mp4;base64,{inside}"></video>'
+        case _:
+            show = f'<img alt="{caption}" src="data:image/{kind};base64,{inside}">'
+    return f"<figure>{show}<figcaption>{caption}</figcaption></figure>"
 
 
 def markdown(title: str, parts: Sequence[Part], beside: Path) -> str:
@@ -69,8 +104,11 @@ def markdown(title: str, parts: Sequence[Part], beside: Path) -> str:
                 out.append(f"```\n{text}\n```")
             case Table():
                 out.append(table(p))
-            case Picture(path, caption):
-                out.append(f"![{caption}]({os.path.relpath(path, beside)})")
+            case Picture():
+                out.append(link(p, beside))
+            case Row(pictures):
+                captions = [x.caption for x in pictures]
+                out.append(table(Table(captions, [[link(x, beside) for x in pictures]])))
     return "\n\n".join(out) + "\n"
 
 
@@ -91,11 +129,10 @@ def as_html(title: str, parts: Sequence[Part]) -> str:
                 body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
                 top = f"<tr>{line('th', head)}</tr>"
                 out.append(f'<div class="wide"><table>{top}{body}</table></div>')
-            case Picture(path, caption):
-                data = base64.b64encode(path.read_bytes()).decode()
-                kind = path.suffix.removeprefix(".")
-                image = f'<img alt="{say(caption)}" src="data:image/{kind};base64,{data}">'
-                out.append(f"<figure>{image}<figcaption>{say(caption)}</figcaption></figure>")
+            case Picture():
+                out.append(figure(p))
+            case Row(pictures):
+                out.append(f'<div class="row">{"".join(map(figure, pictures))}</div>')
     head = f'<meta charset="utf-8"><title>{say(title)}</title><style>{STYLE}</style>'
     body = f"<h1>{say(title)}</h1>\n" + "\n".join(out)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'

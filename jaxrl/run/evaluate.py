@@ -48,7 +48,7 @@ def whose(s: Setting, returns: Sequence[float | None], seed: int | None) -> tupl
         raise InputError(f"seed: {seed} is outside [{seeds[0]}, {seeds[-1]}], the run's seeds")
     index = median_seed(returns) if seed is None else seeds.index(seed)
     chosen = ", the median final return" if seed is None and len(seeds) > 1 else ""
-    return index, f"{s.job.paper} on {s.job.env}, seed {seeds[index]}{chosen}"
+    return index, f"{s.job.title}, seed {seeds[index]}{chosen}"
 
 
 def elsewhere(s: Setting, env_params: dict) -> Setting:

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export
+from jax import export as jax_export
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from envs.spaces import Box, Discrete, MultiDiscrete
 from jaxrl.errors import InputError, reason
+from jaxrl.run import evaluate, record
 from jaxrl.run import job as jobs
-from jaxrl.run import record
 from jaxrl.run.checkpoint import as_key, by_path, data, kind, misfit, plain
 from jaxrl.run.files import replacing
 from jaxrl.run.run import Setting, one_state, set_up
@@ -53,6 +53,57 @@ class Actor(NamedTuple):
         if memory is None:
             memory = self.memory(len(jax.tree.leaves(obs)[0]))
         return self.program(obs, memory, key)
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    title: str
+    paper: str
+    env: str
+    seed: int
+    bytes: int
+    inputs: list[str]
+    outputs: list[str]
+
+
+def export(
+    run: Path,
+    path: Path,
+    *,
+    seed: int | None = None,
+    best: bool = False,
+    stochastic: bool = False,
+    named: Iterable[str] = (),
+    say: Say = lambda line: None,
+) -> Exported:
+    """Write the policy of a finished run; the form is the path's suffix, .npz or .stablehlo.
+
+    Args:
+      seed: whose policy; None: that with the median final return.
+      best: of the checkpoint whose evaluation was best, not of the last.
+      stochastic: a program that acts as it explores, its last argument a seed.
+      named: code of one's own that may be run, as in `train.reopen`.
+
+    Raises:
+      InputError: there is no such run or seed, or it cannot be made a program.
+      RunError: no checkpoint is whole, or the disk fails.
+    """
+    if path.suffix == ".stablehlo":
+        check_flatbuffers()
+    trained = record.load_summary(run)
+    s, state = evaluate.load(run, best, named, say)
+    returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
+    index, title = evaluate.whose(s, returns, seed)
+    leaves = policy(s, state, index)
+    if path.suffix == ".npz":
+        content = arrays(leaves, describe(s, index, best, returns[index]))
+    else:
+        content = program(s, leaves, stochastic, say)
+    with replacing(path, "export") as new:
+        new.write_bytes(content)
+    which = (title, s.job.paper, s.job.env, int(s.seeds[index]), len(content))
+    return Exported(*which, *signature(s, stochastic))
 
 
 # ---- what acts -------------------------------------------------------------------------------
@@ -214,7 +265,7 @@ def program(s: Setting, leaves: dict[str, np.ndarray], stochastic: bool, say: Sa
     if any(np.any(x) for x in jax.tree.leaves(s.algo.memory(1))):
         raise InputError(f"out: the memory of {s.job.paper} begins as more than zeros; try an .npz")
     act = acting(s)
-    (n,) = export.symbolic_shape("n")
+    (n,) = jax_export.symbolic_shape("n")
     memory = jax.eval_shape(lambda: s.algo.memory(n))
     remembers = bool(jax.tree.leaves(memory))
 
@@ -227,7 +278,8 @@ def program(s: Setting, leaves: dict[str, np.ndarray], stochastic: bool, say: Sa
     given = (observations(s, n), *[memory] * remembers, *[seed] * stochastic)
 
     def lowered(*platforms):
-        return bytes(export.export(jax.jit(call), platforms=platforms)(*given).serialize())
+        lower = jax_export.export(jax.jit(call), platforms=platforms)
+        return bytes(lower(*given).serialize())
 
     try:
         return lowered(*PLATFORMS)
@@ -243,9 +295,3 @@ def program(s: Setting, leaves: dict[str, np.ndarray], stochastic: bool, say: Sa
     if rest := [p for p in PLATFORMS if p not in refused]:
         return lowered(*rest)
     raise InputError(f"out: {s.job.paper} cannot be made a program: {refused[PLATFORMS[0]]}")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file; whoever is killed leaves no half of one. RunError if the disk fails."""
-    with replacing(path, "export") as new:
-        new.write_bytes(content)

@@ -46,6 +46,11 @@ class Job:
     hyper: Any = None
 
     @property
+    def title(self) -> str:
+        """What pages and lines call it; of a file its name, since where it lies is nobody's."""
+        return f"{Path(self.paper).name} on {self.env}"
+
+    @property
     def iterations(self) -> int:
         return self.steps // self.hyper.steps_per_iteration
 
@@ -168,6 +173,30 @@ def setting(slug: str, name: str) -> tuple[str, str, Any]:
     if name not in known:
         raise did_you_mean(slug, name, known)
     return known[name]
+
+
+def said(method_: str, settings: dict[str, Any]) -> dict[str, dict]:
+    """The tables of a method and of settings by their names, whichever table they are of."""
+    slug, hp, network = method(method_)
+    tables = dict(run=dict(paper=catalogue.absolute(slug)), network=network, hyper=hp)
+    own = {f.name for f in dataclasses.fields(Job) if "doc" in f.metadata}
+    for name, value in settings.items():
+        table, key, kind = ("run", name, int) if name in own else setting(slug, name)
+        tables[table][key] = whole(value) if kind is int else from_toml(key, value)
+    return tables
+
+
+def whole(x: Any) -> Any:
+    """An int where a person writes 1e6; anything else as it is."""
+    return int(x) if isinstance(x, float) and x.is_integer() else x
+
+
+def text(x: Any) -> str:
+    """Values as a person types them: 0.1,0.2 and 64+64 for a tuple."""
+    if isinstance(x, str):
+        return x
+    parts = ["+".join(map(str, v)) if isinstance(v, tuple | list) else str(to_toml(v)) for v in x]
+    return ",".join(parts).replace("True", "true").replace("False", "false")
 
 
 def typed(name: str, text: str, kind: Any) -> Any:

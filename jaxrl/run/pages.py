@@ -3,17 +3,29 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, RunError
 from jaxrl.run import compare, record, report
 from jaxrl.run import job as jobs
-from jaxrl.run.document import Code, Heading, Part, Picture, Table, Text, as_html, markdown
+from jaxrl.run.document import Code, Heading, Part, Picture, Row, Table, Text, as_html, markdown
 from jaxrl.run.files import write_whole
 from jaxrl.run.stats import describe
 from jaxrl.run.sweep import RECORD
+from jaxrl.run.sweep import load as load_sweep
+from jaxrl.run.train import Say
+from jaxrl.run.tune import JOURNAL, merit
+from jaxrl.run.tune import RECORD as TUNED
+from jaxrl.run.tune import load as load_search
+
+
+class Films(NamedTuple):
+    """Whether films that are not there are to be made, by which code of one's own, and who is told
+    of one that cannot be."""
+
+    make: bool = False
+    named: Sequence[str] = ()
+    say: Say = lambda line: None
 
 
 def write(folder: Path, title: str, parts: Sequence[Part], name: str = "report") -> dict[str, str]:
@@ -73,18 +85,42 @@ def settings(folders: Sequence[Path]) -> tuple[Table, list[str]]:
     return Table(["setting", *(f.name for f in folders)], rows), same
 
 
-def again(folder: Path) -> list[Part]:
-    """How a run was made: its command and its versions."""
-    meta = record.load_json(folder / "meta.json")
-    argv = meta.get("argv") or ["jaxrl"]
-    command = shlex.join(["jaxrl", *map(str, argv[1:])])
+def again(meta: dict, otherwise: Sequence[str]) -> list[Part]:
+    """How something was made: its command and its versions.
+
+    Args:
+      meta: {argv, versions, revision, devices} as they were recorded.
+      otherwise: a command that does the same, for what was not made by one.
+    """
+    argv = [str(x) for x in meta.get("argv") or ()]
+    command = argv[1:] if argv and Path(argv[0]).stem == "jaxrl" else otherwise
     versions = ", ".join(f"{k} {v}" for k, v in meta.get("versions", {}).items())
     revision = f", revision {meta['revision']}" if meta.get("revision") else ""
-    devices = ", ".join(map(str, meta.get("devices", [])))
-    return [Heading("To do it again"), Code(command), Text(f"{versions}{revision}; on {devices}.")]
+    devices = f"; on {', '.join(map(str, meta['devices']))}" if meta.get("devices") else ""
+    made = Text(f"{versions}{revision}{devices}.")
+    return [Heading("To do it again"), Code(shlex.join(["jaxrl", *command])), made]
 
 
-def comparison(folder: Path) -> dict[str, str]:
+FILMED = 500  # steps of a page's film, at most
+
+
+def film(folder: Path, films: Films) -> Path | None:
+    """A run's film: one that is there, or one that is made now where `films` says so."""
+    for suffix in ("gif", "mp4", "html"):
+        if (path := folder / f"render.{suffix}").exists():
+            return path
+    if films.make:
+        from jaxrl.run import render
+
+        try:
+            path = folder / "render.gif"
+            return render.film(folder, path, steps=FILMED, named=films.named, say=films.say).path
+        except (InputError, RunError) as e:
+            films.say(f"no film: {e}")
+    return None
+
+
+def comparison(folder: Path, films: Films = Films()) -> dict[str, str]:
     """Draw a comparison and write its page: {picture, report, markdown} paths."""
     found = compare.load(folder)
     rows, asked = found["rows"], found["asked"]
@@ -114,16 +150,27 @@ def comparison(folder: Path) -> dict[str, str]:
             f"does better than one of {asked['methods'][0]} on the same environment, ties half."
         ),
     ]
+    for env in dict.fromkeys(r["env"] for r in fine):
+        here = [(r["paper"], film(Path(r["folder"]), films)) for r in fine if r["env"] == env]
+        if shots := [Picture(path, paper) for paper, path in here if path]:
+            parts += [Heading(f"At work on {env}"), Row(shots)]
     if fine:
         first = [Path(r["folder"]) for r in fine if r["env"] == fine[0]["env"]]
         differ, same = settings(first)
         parts += [Heading(f"Settings on {fine[0]['env']}")]
         parts += [differ] if differ.rows else []
         parts += [Text("The same for all: " + ", ".join(same) + ".")]
-        parts += again(Path(fine[0]["folder"]))
+        meta = record.load_json(first[0] / "meta.json")
+        parts += again(meta, command(asked))
     title = f"{' against '.join(asked['methods'])}"
     written = write(folder, title, parts)
     return files | {"report": written["html"], "markdown": written["markdown"]}
+
+
+def command(asked: dict) -> list[str]:
+    """The command that asks for a comparison."""
+    flags = [x for k, v in asked["run"].items() for x in (f"--{k.replace('_', '-')}", str(v))]
+    return ["compare", *asked["methods"], "--env", *asked["envs"], *flags]
 
 
 def summary(asked: dict) -> str:
@@ -132,42 +179,63 @@ def summary(asked: dict) -> str:
     return f"{len(asked['methods'])} methods on {', '.join(asked['envs'])}; for each {said}."
 
 
-def run(folder: Path) -> dict[str, str]:
-    """Write the page of a finished run."""
-    s = record.load_summary(folder)
-    result = [
+def result(s: dict) -> Table:
+    """What came out of a run, from its summary."""
+    rows = [
         ["acting by its mode", describe(s["final_return"])],
         ["acting as it explores", describe(s["final_return_stochastic"])],
         ["steps of each seed", f"{s['steps']:,}"],
         ["steps per second, all seeds", f"{s['env_steps_per_second']:,.0f}"],
         ["compiling", f"{s['compile_seconds']:.1f} s"],
     ]
+    return Table(["final return", ""], rows)
+
+
+def run(folder: Path, films: Films = Films()) -> dict[str, str]:
+    """Write the page of a finished run."""
+    s = record.load_summary(folder)
     lost = [[f["seed"], f["iteration"], f["metric"]] for f in s.get("frozen", [])]
     _, settled = settings([folder])
     parts: list[Part] = [
         Picture(folder / "curve.png", "Return against steps; 95 % interval over seeds."),
-        Table(["final return", ""], result),
+        result(s),
     ]
+    if shot := film(folder, films):
+        parts.append(Picture(shot, "One episode of a seed's policy."))
     if lost:
         parts += [Heading("Frozen seeds"), Table(["seed", "at iteration", "lost to"], lost)]
-    parts += [Heading("Settings"), Text(", ".join(settled) + "."), *again(folder)]
-    return write(folder, f"{s['paper']} on {s['env']}, {s['seeds']} seeds", parts)
+    meta = record.load_json(folder / "meta.json")
+    anew = again(meta, ["train", s["paper"], "--config", str(folder / "config.toml")])
+    parts += [Heading("Settings"), Text(", ".join(settled) + "."), *anew]
+    title = f"{Path(s['paper']).name} on {s['env']}, {s['seeds']} seeds"
+    return write(folder, title, parts)
+
+
+def points(rows: list[dict]) -> Table:
+    """Every point of a search, the best first."""
+    names = list(rows[0]["point"])
+    order = sorted(rows, key=lambda r: (r["iqm"] is None, -(r["iqm"] or 0)))
+    return Table([*names, *HEAD[2:5]], [[*r["point"].values(), *middle(r)] for r in order])
+
+
+def grid(asked: dict) -> list[str]:
+    """The command that asks for a sweep, but for the settings that stay."""
+    run = asked["tables"]["run"]
+    flags = [x for k in ("env", "seeds", "seed", "steps") for x in (f"--{k}", str(run[k]))]
+    for how in ("vary", "static"):
+        for name, values in asked[how].items():
+            flags += [f"--{how}", f"{name}={jobs.text(values)}"]
+    return ["sweep", run["paper"], *flags]
 
 
 def sweep(folder: Path) -> dict[str, str]:
     """Draw a sweep and write its page: {picture, report, markdown} paths."""
-    found = record.load_json(folder / RECORD)
-    if "best" not in found:
-        raise InputError(f"sweep: {folder} is not the folder of a finished sweep")
+    found = load_sweep(folder)
     rows, best, asked = found["rows"], found["best"], found["asked"]
     job = asked["tables"]["run"]
     picture = folder / "sweep.png"
     report.sensitivity(picture, rows, best["point"])
-    names = list(best["point"])
     point = ", ".join(f"{k} = {v}" for k, v in best["point"].items())
-    order = sorted(rows, key=lambda r: -np.inf if r["iqm"] is None else r["iqm"], reverse=True)
-    lines = [[*(r["point"][k] for k in names), *middle(r)] for r in order]
-    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
     parts: list[Part] = [
         Text(
             f"{len(rows)} points, {job['seeds']} seeds each, {job['steps']:,} steps of each seed. "
@@ -177,21 +245,79 @@ def sweep(folder: Path) -> dict[str, str]:
         ),
         Picture(picture, "Final return with the other parameters at the best point; 95 % bands."),
         Heading("Every point"),
-        Table([*names, *HEAD[2:5]], lines),
-        Heading("To do it again"),
-        Code(shlex.join(["jaxrl", *map(str, found["argv"][1:])])),
-        Text(f"{versions}, revision {found['revision']}."),
+        points(rows),
+        *again(found, grid(asked)),
     ]
     written = write(folder, f"A sweep of {job['paper']} on {job['env']}", parts)
     return dict(picture=str(picture), report=written["html"], markdown=written["markdown"])
 
 
-def of(folder: Path) -> dict[str, str]:
+def trials(found: dict) -> Table:
+    """Every trial of a search, the best first."""
+    failed = any("why" in r for r in found["trials"])
+    head, rows = ["trial", *found["best"]["point"], *HEAD[2:5], *["failed"] * failed], []
+    for r in sorted(found["trials"], key=merit, reverse=True):
+        cells = [figure(x) if isinstance(x, float) else jobs.text([x]) for x in r["point"].values()]
+        rows.append([str(r["number"]), *cells, *middle(r), *[r.get("why", "")] * failed])
+    return Table(head, rows)
+
+
+def verdict(found: dict) -> list[str]:
+    """What is to be quoted of a search, in lines."""
+    best, default, vs = found["best"]["fresh"], found["default"]["fresh"], found["against"]
+    lines = [f"the best, on fresh seeds: {describe(best)}"]
+    lines += [f"the defaults, on the same: {describe(default)}"]
+    if vs:
+        ends = "[{}, {}]".format(*map(figure, vs["ci95"]))
+        p = figure(vs["probability_of_improvement"], 2)
+        lines += [f"the best less the defaults: {figure(vs['difference'])} {ends}, P(better) {p}"]
+    return lines
+
+
+def tune(folder: Path) -> dict[str, str]:
+    """Draw a search and write its page: {picture, report, markdown, journal} paths."""
+    found = load_search(folder)
+    rows, best, asked = found["trials"], found["best"], found["asked"]
+    job, vary = asked["tables"]["run"], asked["static"] | asked["vary"]
+    picture = folder / "tune.png"
+    report.tune(picture, rows, best, found["default"]["point"], vary)
+    said = [f"{k} = {jobs.text(v)}" for k, v in vary.items()]
+    lost = sum("why" in r for r in rows)
+    size = ["--batch", str(asked["batch"]), "--trials", str(len(rows))]
+    search = ["tune", *grid(asked)[1:], *size]
+    parts: list[Part] = [
+        Text(
+            f"{len(rows)} trials, {lost} of them failed, each {job['steps']:,} steps of "
+            f"{job['seeds']} seeds, over {'; '.join(said)}. Trial {best['number']} is the "
+            f"best; the {figure(best['iqm'])} of the table is what it was chosen by, and flatters "
+            "it. On seeds that were used for nothing else, with 95 % intervals:"
+        ),
+        Table(
+            ["", *HEAD[2:5]],
+            [["best", *middle(best["fresh"])], ["defaults", *middle(found["default"]["fresh"])]],
+        ),
+        Text(verdict(found)[-1] + "."),
+        Picture(picture, "Final return of each trial, the best in orange; dotted: the defaults."),
+        Heading("Every trial"),
+        trials(found),
+        Heading("To train the best"),
+        Code(found["command"]),
+        *again(found, search),
+    ]
+    written = write(folder, f"A search with {Path(job['paper']).stem} on {job['env']}", parts)
+    files = dict(picture=str(picture), report=written["html"], markdown=written["markdown"])
+    return files | dict(journal=str(folder / JOURNAL))
+
+
+def of(folder: Path, films: Films = Films()) -> dict[str, str]:
     """Write the page of whatever a folder holds. InputError if it holds nothing finished."""
     if (folder / compare.RECORD).exists():
-        return comparison(folder)
+        return comparison(folder, films)
     if (folder / RECORD).exists():
         return sweep(folder)
+    if (folder / TUNED).exists():
+        return tune(folder)
     if (folder / "summary.json").exists():
-        return run(folder)
-    raise InputError(f"report: {folder} is not a folder of a finished run, comparison or sweep")
+        return run(folder, films)
+    kinds = "run, comparison, sweep or search"
+    raise InputError(f"report: {folder} is not a folder of a finished {kinds}")

@@ -7,6 +7,7 @@ metrics.jsonl  a line per chunk while it runs: means over the chunk, one number 
 metrics.npz    every metric [seeds, iterations], `steps`, `eval_steps`, `eval_return`
 summary.json   the result
 curve.png      return against steps
+tensorboard/   the curves as TensorBoard's events (`jaxrl.run.sinks`)
 ckpt/N         a checkpoint after N iterations (`jaxrl.run.checkpoint`)
 """
 

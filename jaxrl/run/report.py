@@ -1,6 +1,8 @@
 """Pictures of runs. matplotlib is imported where a picture is drawn."""
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +40,11 @@ def curve(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> None:
     """Return against steps: interquartile mean, its 95 % band over seeds, a thin line a seed."""
-    plt = pyplot()
     from matplotlib.ticker import EngFormatter
 
     steps, x = curve(arrays)
-    fig, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    fig, (ax,) = panels(1)
+    fig.set_size_inches(6.4, 4.0)
     if len(steps):
         draw_seeds(ax, steps, x)
     mode = arrays["eval_return"]
@@ -56,11 +58,9 @@ def learning_curve(path: Path, arrays: dict[str, np.ndarray], title: str) -> Non
     )
     ax.set(title=title, xlabel="environment steps of one seed", ylabel="episode return")
     ax.xaxis.set_major_formatter(EngFormatter())
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", alpha=0.3)
+    plain(ax)
     ax.legend(frameon=False)
     fig.savefig(path, dpi=150)
-    plt.close(fig)
 
 
 def draw_seeds(ax, steps: np.ndarray, x: np.ndarray) -> None:
@@ -68,18 +68,37 @@ def draw_seeds(ax, steps: np.ndarray, x: np.ndarray) -> None:
     ax.plot(steps, x.T, color=BLUE, alpha=0.25, linewidth=0.7)
     ax.plot(steps, iqm(x), color=BLUE, linewidth=2.2, label=f"interquartile mean of {len(x)} seeds")
     if len(x) > 1:
-        band = np.array([interval(column) for column in x.T]).T
-        ax.fill_between(steps, *band, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
+        ax.fill_between(steps, *band(x), color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
 
 
-def pyplot():
-    """matplotlib, drawing to files."""
-    import matplotlib
+def band(x: np.ndarray) -> np.ndarray:
+    """The 95 % interval over seeds at each point of curves [seeds, points]: [2, points]."""
+    return np.array([interval(column) for column in x.T]).reshape(-1, 2).T
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
 
-    return plt
+def plain(ax, along: str = "y") -> None:
+    """A panel without a box, with lines of one axis's values."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=along, alpha=0.3)
+
+
+def panels(count: int, **how: Any):
+    """A figure of so many panels, three in a row: (figure, panels [count]). It is none of pyplot's:
+    a person's own backend stays what it is."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **how)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    return figure, axes.flat[:count]
+
+
+def wrapped(method: str) -> str:
+    """A method and its settings in short lines."""
+    return textwrap.fill(method.replace(":", ": ", 1).replace(",", ", "), 24)
 
 
 def comparison(
@@ -95,7 +114,6 @@ def comparison(
       bars: method -> (interquartile mean, its interval), on one scale.
       scale: what that scale is.
     """
-    plt = pyplot()
     from matplotlib.ticker import EngFormatter
 
     methods = list(dict.fromkeys(m for panel in curves.values() for m in panel))
@@ -103,42 +121,33 @@ def comparison(
         m: dict(color=PALETTE[i % len(PALETTE)], linestyle=DASHES[i // len(PALETTE) % len(DASHES)])
         for i, m in enumerate(methods)
     }
-    count = len(curves) + 1
-    columns = min(3, count)
-    rows = -(-count // columns)
-    size = (4.2 * columns, 3.3 * rows + 0.4)
-    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for ax in axes.flat[count:]:
-        ax.axis("off")
-    for ax, (env, panel) in zip(axes.flat, curves.items()):
+    fig, axes = panels(len(curves) + 1)
+    for ax, (env, panel) in zip(axes, curves.items()):
         for method, (steps, x) in panel.items():
             ax.plot(steps, iqm(x), linewidth=2, label=method, **look[method])
             if len(x) > 1:
-                band = np.array([interval(column) for column in x.T]).T
                 color = look[method]["color"]
-                ax.fill_between(steps, *band, color=color, alpha=0.15, linewidth=0)
+                ax.fill_between(steps, *band(x), color=color, alpha=0.15, linewidth=0)
         ax.set(title=env, xlabel="environment steps of one seed", ylabel="episode return")
         ax.xaxis.set_major_formatter(EngFormatter())
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", alpha=0.3)
-    ax = axes.flat[count - 1]
+        plain(ax)
+    ax = axes[-1]
     for i, method in enumerate(shown := [m for m in reversed(methods) if m in bars]):
         mid, ends = bars[method]
         ax.plot(ends, [i, i], linewidth=3, solid_capstyle="butt", color=look[method]["color"])
         ax.plot(mid, i, "o", color=look[method]["color"], markersize=7)
-    ax.set_yticks(range(len(shown)), shown)
+    ax.set_yticks(range(len(shown)), [wrapped(m) for m in shown])
     ax.set_ylim(-0.6, max(len(shown), 1) - 0.4)
     ax.set(title="final return, all environments" if len(curves) > 1 else "final return")
     ax.set_xlabel(scale, fontsize=9, wrap=True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="x", alpha=0.3)
-    lines = {line.get_label(): line for a in axes.flat[: count - 1] for line in a.get_lines()}
+    plain(ax, "x")
+    lines = {line.get_label(): line for a in axes[:-1] for line in a.get_lines()}
     handles = [lines[m] for m in methods]
-    fig.legend(
-        handles, methods, loc="outside lower center", ncols=min(len(methods), 5), frameon=False
-    )
+    names = [wrapped(m) for m in methods]
+    longest = max(len(line) for name in names for line in name.splitlines())
+    ncols = min(len(names), max(1, int(11 * fig.get_figwidth() / (longest + 6))))
+    fig.legend(handles, names, loc="outside lower center", ncols=ncols, frameon=False)
     fig.savefig(path, dpi=150)
-    plt.close(fig)
 
 
 def sensitivity(path: Path, rows: list[dict], best: dict) -> None:
@@ -149,48 +158,38 @@ def sensitivity(path: Path, rows: list[dict], best: dict) -> None:
       rows: {point, iqm, ci95} of every point.
       best: the best point.
     """
-    plt = pyplot()
     values = {k: list(dict.fromkeys(str(r["point"][k]) for r in rows)) for k in best}
     many = [k for k in best if len(values[k]) > 1]
     pairs = [(a, b) for i, a in enumerate(many) for b in many[i + 1 :]]
-    count = max(1, len(many) + len(pairs))
-    columns = min(3, count)
-    rows_of = -(-count // columns)
-    size = (4.2 * columns, 3.4 * rows_of)
-    fig, axes = plt.subplots(rows_of, columns, figsize=size, layout="constrained", squeeze=False)
-    for ax in axes.flat[count:]:
-        ax.axis("off")
+    fig, axes = panels(max(1, len(many) + len(pairs)))
 
     def along(*free):
         """The rows that differ from the best point in these alone."""
         fixed = [k for k in best if k not in free]
         return [r for r in rows if all(str(r["point"][k]) == str(best[k]) for k in fixed)]
 
-    def number(x):
-        return np.nan if x is None else x
-
-    for ax, name in zip(axes.flat, many):
+    for ax, name in zip(axes, many):
         line = along(name)
         at = range(len(line))
-        ends = np.array([[number(e) for e in r["ci95"]] for r in line])
+        ends = np.array([r["ci95"] for r in line], float)  # None is NaN
+        mid = np.array([r["iqm"] for r in line], float)
         ax.fill_between(at, *ends.T, color=BLUE, alpha=0.2, linewidth=0)
-        ax.plot(at, [number(r["iqm"]) for r in line], "o-", color=BLUE, linewidth=2)
+        ax.plot(at, mid, "o-", color=BLUE, linewidth=2)
         chosen = values[name].index(str(best[name]))
-        ax.plot(chosen, number(line[chosen]["iqm"]), "o", color="#D55E00", markersize=9)
+        ax.plot(chosen, mid[chosen], "o", color="#D55E00", markersize=9)
         ax.set_xticks(at, [short(r["point"][name]) for r in line], fontsize=8)
         ax.set(xlabel=name, ylabel="final return")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", alpha=0.3)
-    lines = axes.flat[: len(many)]
+        plain(ax)
+    lines = axes[: len(many)]
     if many:  # one scale: which parameter matters is seen at a glance
         ends = np.array([ax.get_ylim() for ax in lines])
         for ax in lines:
             ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
-    for ax, (a, b) in zip(axes.flat[len(many) :], pairs):
+    for ax, (a, b) in zip(axes[len(many) :], pairs):
         plane = np.full((len(values[b]), len(values[a])), np.nan)
         for r in along(a, b):
             i, j = values[b].index(str(r["point"][b])), values[a].index(str(r["point"][a]))
-            plane[i, j] = number(r["iqm"])
+            plane[i, j] = np.nan if r["iqm"] is None else r["iqm"]
         image = ax.imshow(plane, origin="lower", aspect="auto", cmap="cividis")
         chosen = values[a].index(str(best[a])), values[b].index(str(best[b]))
         ax.plot(*chosen, "o", color="#D55E00", markersize=9)
@@ -199,7 +198,6 @@ def sensitivity(path: Path, rows: list[dict], best: dict) -> None:
         ax.set(xlabel=a, ylabel=b)
         fig.colorbar(image, ax=ax, label="final return")
     fig.savefig(path, dpi=150)
-    plt.close(fig)
 
 
 def short(x: object) -> str:
@@ -208,3 +206,62 @@ def short(x: object) -> str:
         return f"{float(str(x)):.3g}"
     except ValueError:
         return str(x)
+
+
+def tune(path: Path, rows: list[dict], best: dict, default: dict, space: dict) -> None:
+    """A search: the return of each trial in order, with the best so far, and against each
+    parameter.
+
+    Args:
+      rows: {number, point, iqm} of every trial; iqm None of one that failed.
+      best: the best of them.
+      default: the point of the paper's defaults.
+      space: name -> "0.1..1:log", "0.1..1:lin" or the list of what was chosen from.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    names = list(best["point"])
+    fig, (first, *rest) = panels(1 + len(names), sharey=True)
+    fine, lost = ([r for r in rows if (r["iqm"] is None) == no] for no in (False, True))
+    y = [r["iqm"] for r in fine]
+    look = dict(color=BLUE, alpha=0.7, markersize=7, markeredgewidth=0)
+    chosen = dict(color=PALETTE[1], markersize=10, zorder=4)
+
+    def panel(ax, x, name):
+        """Trials against what x says of each; a failed one is a cross at the foot."""
+        ax.plot([x(r) for r in fine], y, "o", label="a trial", **look)
+        if lost:
+            feet = ax.get_xaxis_transform()
+            at = [x(r) for r in lost]
+            ax.plot(at, [0.03] * len(lost), "kx", transform=feet, label="failed", clip_on=False)
+        ax.plot(x(best), best["iqm"], "o", label="the best", **chosen)
+        ax.set_xlabel(name)
+        plain(ax)
+
+    panel(first, lambda r: r["number"], "trial")
+    so_far = np.maximum.accumulate([*y, -np.inf])  # to the last trial, which may have failed
+    order = [*(r["number"] for r in fine), rows[-1]["number"]]
+    first.step(order, so_far, where="post", color="black", label="best so far")
+    fig.legend(loc="outside lower center", ncols=4, frameon=False)
+    for ax, name in zip(rest, names):
+        mine = default[name]
+        if isinstance(space[name], str):
+            panel(ax, lambda r, k=name: r["point"][k], name)
+            if space[name].endswith("log"):
+                values = [r["point"][name] for r in rows]
+                subs = (1, 2, 5) if max(values) < 100 * min(values) else (1,)
+                ax.set_xscale("log")
+                ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+                ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(lambda x, at: short(x))
+        else:
+            among = [str(x) for x in space[name]]
+            panel(ax, lambda r, k=name, o=among: o.index(str(r["point"][k])), name)
+            ax.set_xticks(range(len(among)), [short(x) for x in among])
+            ax.set_xlim(-0.5, len(among) - 0.5)
+            mine = among.index(str(mine)) if str(mine) in among else None
+        if isinstance(mine, int | float):
+            ax.axvline(mine, color="black", linestyle=":", linewidth=1.2)
+    for ax in (first, *rest)[::3]:
+        ax.set_ylabel("final return")
+    fig.savefig(path, dpi=150)

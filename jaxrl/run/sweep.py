@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxrl import hyper
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, did_you_mean
 from jaxrl.run import catalogue, record
 from jaxrl.run import job as jobs
 from jaxrl.run.files import locked, write_whole
@@ -30,27 +30,48 @@ from jaxrl.run.train import Say
 RECORD = "sweep.json"
 FRESH = 1_000_000  # the first of the seeds on which the best point is tried again
 SHARE = 0.5  # of the memory there is, that a program may take
-RANGE = re.compile(r"(?P<low>[-+.\de]+?)\.\.(?P<high>[-+.\de]+):(?P<how>log|lin)(?P<n>\d+)")
+RANGE = re.compile(r"(?P<low>[-+.\de]+?)\.\.(?P<high>[-+.\de]+):(?P<how>log|lin)(?P<n>\d*)")
 
 
-def values(slug: str, text: str) -> tuple[str, list]:
-    """NAME=0.1,0.2 or NAME=1e-4..1e-2:log8 (or lin8): the name and its values."""
+class Range(NamedTuple):
+    """All that is between two numbers, for a search."""
+
+    low: float
+    high: float
+    log: bool
+
+    def __str__(self):
+        return f"{self.low:g}..{self.high:g}:{'log' if self.log else 'lin'}"
+
+
+def values(slug: str, text: str, ranges: bool = False) -> tuple[str, list | Range]:
+    """NAME=0.1,0.2 or NAME=1e-4..1e-2:log8 (or lin8): the name and its values.
+
+    A schedule's start alone is lr.start. ranges: without a count, it is a `Range`.
+    """
     name, equals, said = text.partition("=")
     if not equals or not said:
         raise InputError(f"vary: {text!r} is not NAME=VALUES")
+    name, dot, leaf = name.partition(".")
     _, name, kind = jobs.setting(slug, name)
+    if dot:
+        name, kind = f"{name}.{leaf}", float
     if ".." not in said:
         return name, [jobs.typed(name, x, kind) for x in said.split(",")]
-    wrong = InputError(f"vary: {text!r} is not NAME=LOW..HIGH:logN or :linN with LOW < HIGH")
+    how = ":log, :lin, :logN" if ranges else ":logN"
+    wrong = InputError(f"vary: {text!r} is not NAME=LOW..HIGH{how} or :linN with LOW < HIGH")
     if not (found := RANGE.fullmatch(said)):
         raise wrong
+    whole = ranges and not found["n"]
     try:
-        low, high, n = float(found["low"]), float(found["high"]), int(found["n"])
+        low, high, n = float(found["low"]), float(found["high"]), 2 if whole else int(found["n"])
     except ValueError as e:
         raise wrong from e
     log = found["how"] == "log"
     if n < 2 or not low < high or (log and low <= 0):
         raise wrong
+    if whole:
+        return name, Range(low, high, log)
     space = np.geomspace if log else np.linspace
     return name, [float(f"{x:.6g}") for x in space(low, high, n)]
 
@@ -59,7 +80,7 @@ class Plan(NamedTuple):
     """A sweep, checked."""
 
     job: Job  # without what is varied
-    vary: dict[str, list]
+    vary: dict[str, Any]  # lists; in a search a `Range` too
     static: dict[str, list]
 
     @property
@@ -74,10 +95,13 @@ class Plan(NamedTuple):
 
     def at(self, point: dict) -> Job:
         """The job of one point, checked."""
-        nets = {k: v for k, v in point.items() if hasattr(self.job.network, k)}
-        rest = {k: v for k, v in point.items() if k not in nets}
+        nets = {k: v for k, v in point.items() if not hasattr(self.job.hyper, k.split(".")[0])}
+        inner = {k: v for k, v in point.items() if "." in k}
+        rest = {k: v for k, v in point.items() if k not in nets | inner}
         network = hyper.replace(self.job.network, **nets)
         hp = hyper.replace(self.job.hyper, **rest)
+        for name, x in inner.items():
+            hp = hyper.with_leaf(hp, name, x)
         return hyper.check(dataclasses.replace(self.job, network=network, hyper=hp))
 
 
@@ -86,26 +110,42 @@ def plan(method: str, run: dict, vary: Sequence[str], static: Sequence[str]) -> 
 
     method: a paper, or SLUG:NAME=VALUE,... for what stays.
     """
-    slug, hp, network = jobs.method(method)
-    run = run | dict(paper=catalogue.absolute(slug))
-    job = jobs.resolve(run=run, env_params={}, network=network, hyper=hp)
-    said = [values(slug, text) for text in (*vary, *static)]
-    names = [name for name, _ in said]
-    if not said:
+    if not (vary or static):
         raise InputError("vary: nothing is varied; --vary lr=1e-4..1e-2:log8")
-    traced = {n.split(".")[0] for n in hyper.leaves(job.hyper)}
-    for i, (name, among) in enumerate(said):
-        if name in names[:i]:
-            raise InputError(f"vary: {name} is given twice")
-        if (name in traced) != (i < len(vary)):
-            why = "vmapped: --vary" if name in traced else "static, a program each: --static"
-            raise InputError(f"vary: {name} is {why} {name}=...")
-        if len(set(map(str, among))) < len(among):
-            raise InputError(f"{name}: a value is given twice")
-    out = Plan(job, dict(said[: len(vary)]), dict(said[len(vary) :]))
+    out = read(method, run, vary, static)
     for choice, point in itertools.product(out.choices, out.points):
         out.at(choice | point)
     return out
+
+
+def read(
+    method: str, run: dict, vary: Sequence[str], static: Sequence[str], ranges: bool = False
+) -> Plan:
+    """What is varied and what is static, by name; the points are not looked at yet."""
+    slug, hp, network = jobs.method(method)
+    run = run | dict(paper=catalogue.absolute(slug))
+    job = jobs.resolve(run=run, env_params={}, network=network, hyper=hp)
+    said: list[tuple[str, Any]] = [values(slug, text, ranges) for text in (*vary, *static)]
+    roots = [name.split(".")[0] for name, _ in said]
+    inner = list(hyper.leaves(job.hyper))
+    traced = {*inner, *(n.split(".")[0] for n in inner)}
+    for i, (name, among) in enumerate(said):
+        if roots[i] in roots[:i]:
+            raise InputError(f"vary: {roots[i]} is given twice")
+        if "." in name and name not in inner:
+            raise did_you_mean(slug, name, inner, f"{roots[i]} is no schedule here")
+        if (name in traced) != (i < len(vary)):
+            why = "vmapped: --vary" if name in traced else "static, a program each: --static"
+            raise InputError(f"vary: {name} is {why} {name}=...")
+        if isinstance(among, Range):
+            if name not in traced:
+                raise InputError(f"vary: {name} is static: {name}=V,V,... and no range")
+            continue
+        if len(set(map(str, among))) < len(among):
+            raise InputError(f"{name}: a value is given twice")
+        if name in traced and len({jax.tree.structure(x) for x in among}) > 1:
+            raise InputError(f"{name}: a number and a schedule do not go in one program")
+    return Plan(job, dict(said[: len(vary)]), dict(said[len(vary) :]))
 
 
 def available() -> int:
@@ -147,23 +187,29 @@ def fitted(s: Setting, hps: list, seeds: np.ndarray, limit: int, say: Say) -> tu
 
 def train_rows(s: Setting, hps: list, seeds: np.ndarray, limit: int, say: Say) -> np.ndarray:
     """The final return of each row."""
-    program, size = fitted(s, hps, seeds, limit, say)
+    return through(*fitted(s, hps, seeds, limit, say), s, hps, seeds)
+
+
+def through(program: Program, size: int, s: Setting, hps: list, seeds: np.ndarray) -> np.ndarray:
+    """The final return of each row, `size` of them at a time; NaN of one that was lost to NaN,
+    whatever its policy then scores."""
     out = np.zeros(len(hps))
     for at in batches(len(hps), size):
         part = s.sweep([hps[i] for i in at], seeds[at])
-        last = (execute(part, program), evaluation_keys(part, 1))
-        out[at] = mean_returns(program.greedy(last, part.hp, part.world))
+        state = execute(part, program)
+        x = mean_returns(program.greedy((state, evaluation_keys(part, 1)), part.hp, part.world))
+        out[at] = np.where(state.finite, x, np.nan)
     return out
 
 
-def opened(file: Path, question: dict) -> dict[str, Any]:
-    """What a folder has of a sweep; refused where it holds anything else."""
+def opened(file: Path, question: dict, kind: str = "sweep") -> dict[str, Any]:
+    """What a folder has of a sweep, or of another kind; refused where it holds anything else."""
     found = record.load_json(file)
     if found and found.get("asked") != question:
-        raise InputError(f"run: {file.parent} holds another sweep")
+        raise InputError(f"run: {file.parent} holds another {kind}")
     if not found and any(p.name != "lock" for p in file.parent.iterdir()):
         raise InputError(f"run: {file.parent} exists and is not an empty folder")
-    return found or dict(asked=question, programs={}, fresh=None)
+    return found or dict(asked=question)
 
 
 def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: None) -> dict:
@@ -177,7 +223,8 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
     number, points = asked.job.seeds, asked.points
     with locked(folder):
         file = folder / RECORD
-        done = opened(file, question)
+        done: dict[str, Any] = dict(programs={}, fresh=None)
+        done |= opened(file, question)
         for i, choice in enumerate(asked.choices):
             if (name := named(choice)) in done["programs"]:
                 continue
@@ -199,7 +246,15 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
         write_whole(file, json.dumps(done | out | about, indent=1, default=jobs.to_toml))
     from jaxrl.run import pages
 
-    return record.load_json(file) | dict(files=pages.sweep(folder))
+    return load(folder) | dict(files=pages.sweep(folder))
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The record of a finished sweep. InputError if there is none."""
+    found = record.load_json(folder / RECORD)
+    if "best" not in found:
+        raise InputError(f"sweep: {folder} is not the folder of a finished sweep")
+    return found
 
 
 def named(point: dict) -> str:

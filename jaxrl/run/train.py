@@ -27,6 +27,7 @@ from jaxrl.run.run import (
     over_rows,
     set_up,
 )
+from jaxrl.run.sinks import Sinks, open_sinks
 from jaxrl.run.stats import finite, iqm, summarise
 
 See: TypeAlias = Callable[[Chunk], None]
@@ -47,21 +48,23 @@ def train(
     setting: Setting | None = None,
     see: See = lambda chunk: None,
     say: Say = lambda line: None,
+    sinks: Sinks = Sinks(),
 ) -> dict:
     """Run a job, write its folder, return its summary.
 
     Args:
       see: called after each chunk, for a progress bar.
       say: called with a line at each stage.
+      sinks: where its curves go besides the folder.
 
     Raises:
       RunError: it stopped before its end (a signal, a NaN, a full disk); see `resume`.
     """
     s = setting or set_up(job)
-    say(f"compiling {job.paper} on {job.env}: {job.seeds} seeds, {job.iterations} iterations")
+    say(f"compiling {job.title}: {job.seeds} seeds, {job.iterations} iterations")
     program = build(s)
     with locked(folder), storage(folder):
-        return work(s, program, record.Recorder(folder, job), None, see, say)
+        return work(s, program, record.Recorder(folder, job), None, see, say, sinks)
 
 
 def reopen(folder: Path, steps: int | None = None, named: Iterable[str] = ()) -> Job:
@@ -103,6 +106,7 @@ def resume(
     job: Job | None = None,
     see: See = lambda chunk: None,
     say: Say = lambda line: None,
+    sinks: Sinks = Sinks(),
 ) -> dict:
     """Go on with a run from its last checkpoint, bit for bit as if it had never stopped.
 
@@ -128,8 +132,8 @@ def resume(
             moved = [f"{k} {then.get(k)} is now {v}" for k, v in now.items() if then.get(k) != v]
             say(f"{', '.join(moved)}: the same bits are not promised")
         checkpoint.set_aside(folder, done)
-        say(f"resuming {job.paper} on {job.env} after {done} of {job.iterations} iterations")
-        return work(s, build(s), record.Recorder(folder, job, point), point, see, say)
+        say(f"resuming {job.title} after {done} of {job.iterations} iterations")
+        return work(s, build(s), record.Recorder(folder, job, point), point, see, say, sinks)
 
 
 @contextlib.contextmanager
@@ -222,11 +226,14 @@ def work(
     point: checkpoint.Point | None,
     see: See,
     say: Say,
+    sinks: Sinks,
 ) -> dict:
     """Train to the end with checkpoints on the way, and write what came out."""
     job, folder = s.job, recorder.folder
     saver = checkpoint.Saver(folder, job.keep)
-    with guard.signals() as caught, contextlib.closing(saver):
+    before = point.iteration if point else None
+    opened = open_sinks(sinks, s, folder, before, say)
+    with guard.signals() as caught, contextlib.closing(saver), opened as write:
         watch = Watch(s, recorder, saver, say)
         if point:
             state, done = point.state, point.iteration
@@ -236,6 +243,7 @@ def work(
 
         def both(chunk):
             see(chunk)
+            write(chunk)  # before a checkpoint is saved: what is written twice is hidden once
             watch(chunk, caught)
 
         state = execute(s, program, both, state, done)
@@ -262,6 +270,6 @@ def work(
         versions=record.versions(),
     )
     arrays = recorder.finish()
-    report.learning_curve(folder / "curve.png", arrays, f"{job.paper} on {job.env}")
+    report.learning_curve(folder / "curve.png", arrays, job.title)
     write_whole(folder / "summary.json", json.dumps(summary, indent=1))  # last: it is finished
     return summary

@@ -1,5 +1,6 @@
 """Comparisons: rows, the picture, the pages; going on after a stop."""
 
+import base64
 import contextlib
 import json
 import re
@@ -129,6 +130,42 @@ def test_a_report_skips_what_it_cannot_read(compared, tmp_path, capsys):
     with pytest.raises(SystemExit) as e:
         main(["report", str(half)])
     assert e.value.code == 2
+
+
+def test_a_page_shows_the_policies_at_work(compared, capsys):
+    folder, out, _ = compared
+    one, other = (Path(r["folder"]) for r in out["rows"] if r["env"] == ENVS[1] and not r["error"])
+    for path in folder.glob("**/render.gif"):
+        path.unlink()
+    with pytest.raises(SystemExit):
+        main(["report", "--no-films", str(one)])
+    assert not (one / "render.gif").exists()
+    assert "image/gif" not in (one / "report.html").read_text()
+    config = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(config.replace('"spo"', '"./mine.py"'))
+    with pytest.raises(SystemExit) as e:
+        main(["report", str(one), str(other)])
+    said = capsys.readouterr().err
+    assert e.value.code == 0 and said.count("no film: ") == 1 and "./mine.py is code" in said
+    (other / "config.toml").write_text(config)
+    assert (one / "render.gif").exists() and not (other / "render.gif").exists()
+    assert "data:image/gif;base64," in (one / "report.html").read_text()
+    assert "(render.gif)" in (one / "report.md").read_text()
+    files = pages.of(folder)  # what is there, and no other
+    assert Path(files["report"]).read_text().count("data:image/gif") == 1
+    name = (one / "render.gif").relative_to(folder)
+    assert f"]({name})" in Path(files["markdown"]).read_text()
+
+
+def test_films_are_inside_a_page_and_beside_its_twin(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    (tmp_path / "b.html").write_text("<script>'x'</script>")
+    shots = [document.Picture(tmp_path / name, f"{name}|") for name in ("a.mp4", "b.html")]
+    text = document.as_html("x", [document.Row(shots)])
+    assert f'src="data:video/mp4;base64,{base64.b64encode(b"film").decode()}"' in text
+    assert 'sandbox="allow-scripts" srcdoc="&lt;script&gt;' in text and "<script>" not in text
+    words = document.markdown("x", [document.Row(shots)], tmp_path)
+    assert "| [a.mp4\\|](a.mp4) | [b.html\\|](b.html) |" in words.replace("\\\\", "\\")
 
 
 def test_a_method_may_have_settings_of_its_own():

@@ -284,13 +284,13 @@ def test_a_seed_that_is_not_the_runs_is_one_line(seed, run, tmp_path, capfd):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_cannot_be_written_leaves_no_half_of_it(tmp_path, monkeypatch):
-    def full(self, target):
+def test_a_file_that_cannot_be_written_leaves_no_half_of_it(run, tmp_path, monkeypatch):
+    def full(self, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match="No space left on device") as error:
-        export.write(tmp_path / "p.npz", b"policy")
+        export.export(run, tmp_path / "p.npz")
     assert error.value.code == STORAGE and not list(tmp_path.iterdir())
 
 

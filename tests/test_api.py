@@ -1,0 +1,173 @@
+"""From Python: what the commands do, in a few calls, and what a notebook shows of it."""
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxrl
+from jaxrl.cli import main, progress
+from jaxrl.errors import InputError
+from jaxrl.run import evaluate, record
+
+SMALL = dict(num_envs=4, num_steps=8, minibatches=2, epochs=1, hidden=(8,))
+RUN = dict(seeds=2, steps=64.0, evals=1, eval_episodes=20)
+METHOD = "ppo:num-envs=4,num-steps=8,minibatches=2,epochs=1,hidden=8"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def run(shared):
+    how = dict(env="CartPole-v1", env_params=dict(max_steps=20), quiet=True)
+    return jaxrl.train("ppo", folder=str(shared / "run"), lr="1e-3:0", **how, **SMALL, **RUN)
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """What a notebook would show, in order."""
+    import IPython.display
+
+    out = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **how: out.append(data))
+    return out
+
+
+def test_a_run_from_python_is_the_commands(run, shared):
+    said = ["--lr", "1e-3:0", "--hidden", "8", "--env-param", "max_steps=20"]
+    for name, value in (SMALL | RUN).items():
+        if name != "hidden":
+            said += [f"--{name.replace('_', '-')}", str(value)]
+    argv = ["train", "ppo", "--env", "CartPole-v1", "--run", str(shared / "command"), *said]
+    with pytest.raises(SystemExit, match="0"):
+        main([*argv, "--quiet"])
+    other = record.load_summary(shared / "command")
+    assert run.summary["state_sha256"] == other["state_sha256"]
+    assert (run.folder / "config.toml").read_text() == (shared / "command/config.toml").read_text()
+    assert run.final_return.tolist() == other["final_return"]["per_seed"]
+    assert run.arrays["episode_return"].shape == (2, 2)
+
+
+def test_what_may_be_asked_of_a_run(run, tmp_path):
+    s, state = evaluate.load(run.folder)
+    s = evaluate.elsewhere(s, dict(gravity=30))
+    there = evaluate.play_here(s, state, episodes=20, seed=3, greedy=False)["per_seed"]
+    mine = run.evaluate(20, 3, stochastic=True, env_params={"gravity": 30})
+    assert mine.tolist() == there
+    act = run.export(tmp_path / "p.npz", seed=1)
+    assert act(np.zeros((3, 4), np.float32))[0].shape == (3,)
+    film = run.render(seed=1, steps=5)
+    assert film.path == run.folder / "render.gif" and "seed 1" in repr(film)
+    shown = film._repr_mimebundle_()
+    assert base64.b64decode(shown["image/gif"])[:6] == b"GIF89a"
+    page = run.render(tmp_path / "film.html", steps=5)._repr_mimebundle_()["text/html"]
+    assert page.startswith("<iframe srcdoc=") and "<script>" not in page  # it is escaped
+    assert jaxrl.load(run.folder).summary == run.summary
+    longer = jaxrl.resume(run.folder, steps=96.0, quiet=True)
+    assert longer.arrays["steps"].tolist() == [32, 64, 96]
+
+
+def test_a_notebook_shows_a_picture_and_a_table(run, displayed):
+    run._ipython_display_()
+    picture, table = displayed
+    assert base64.b64decode(picture["image/png"])[:4] == b"\x89PNG"
+    assert picture["text/plain"] == repr(run) and "over 2 seeds" in repr(run)
+    assert "| acting by its mode |" in table._repr_markdown_()
+
+
+def test_a_comparison_and_a_sweep_from_python(shared, displayed):
+    methods = [METHOD, METHOD + ",eps=0.3"]
+    fields = dict(seeds=2, steps=64.0, quiet=True)
+    c = jaxrl.compare(
+        methods, env="CartPole-v1", evals=1, folder=str(shared / "c"), eval_episodes=20, **fields
+    )
+    assert [r["paper"] for r in c.rows] == methods
+    vary = {"lr": [1e-3, 1e-2], "eps": "0.1..0.3:lin2"}
+    s = jaxrl.sweep(
+        METHOD, env="CartPole-v1", vary=vary, folder=str(shared / "s"), rows=2, **fields
+    )
+    assert [list(r["point"].values()) for r in s.rows] == [
+        [lr, eps] for lr in (1e-3, 1e-2) for eps in (0.1, 0.3)
+    ]
+    t = jaxrl.tune(METHOD, env="CartPole-v1", trials=2, folder=str(shared / "t"), **fields)
+    assert len(t.trials) == 2 and "the defaults, on the same" in repr(t)
+    for made in (c, s, t):
+        assert repr(jaxrl.load(made.folder)) == repr(made)
+        made._ipython_display_()
+    assert len(displayed) == 6
+    page = (c.folder / "report.md").read_text()
+    run = "--seeds 2 --steps 64 --evals 1 --eval-episodes 20"
+    assert f"jaxrl compare {METHOD} {METHOD},eps=0.3 --env CartPole-v1" in page
+    assert all(flag in page for flag in run.split(" --")[1:])
+    page = (s.folder / "report.md").read_text()
+    assert "--vary lr=0.001,0.01 --vary eps=0.1,0.3" in page
+    assert json.loads((s.folder / "sweep.json").read_text())["asked"]["vary"]["lr"] == [1e-3, 1e-2]
+
+
+WRONG = [
+    (dict(paper="pppo"), "paper: no 'pppo'"),
+    (dict(env="Cart"), "env: no 'Cart'"),
+    (dict(lrr=3), "ppo: no 'lrr'; did you mean lr?"),
+    (dict(lr=-1), "lr: -1 is outside"),
+    (dict(seeds=2.5), "seeds: 2.5 is not an int"),
+    (dict(steps=1), "steps: 1 is less than one iteration"),
+    (dict(hidden=3), "hidden: 3 is not a tuple"),
+    (dict(env_params=dict(gravty=1)), "parameter: no 'gravty'; did you mean gravity?"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG, ids=[next(iter(w)) for w, _ in WRONG])
+def test_what_is_not_allowed_is_one_line(wrong, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        jaxrl.train(**(dict(paper="ppo", env="CartPole-v1") | wrong))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_it_does_not_have():
+    with pytest.raises(AttributeError, match="module 'jaxrl' has no attribute 'trian'"):
+        jaxrl.trian  # noqa: B018
+    code = "import sys, jaxrl; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Handle:
+    """What a notebook's display gives, to be renewed."""
+
+    def __init__(self):
+        self.texts = []
+
+    def update(self, data, **how):
+        self.texts.append(data["text/plain"])
+
+
+def test_a_notebooks_bar_is_one_display(shared, monkeypatch):
+    import IPython.display
+
+    handles = []
+
+    def display(data, **how):
+        assert how["display_id"] is True
+        handles.append(Handle())
+        handles[-1].update(data)
+        return handles[-1]
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    how = dict(env="CartPole-v1", folder=str(shared / "bar"), seeds=2, steps=320.0, evals=2)
+    jaxrl.train("ppo", eval_episodes=20, **how, **SMALL)
+    (handle,) = handles  # one display, whatever was said
+    assert handle.texts[0] == "compiling ppo on CartPole-v1: 2 seeds, 10 iterations"
+    first, last = handle.texts[1], handle.texts[-1]
+    assert first.splitlines()[0] == last.splitlines()[0] == handle.texts[0]
+    assert "32 of 320 steps" in first and last.splitlines()[1].startswith("█" * 30 + "  320 of 320")
+    assert len(handle.texts) == 1 + 10 and "s left" in handle.texts[5] and "in all" in last
+    assert Path(how["folder"], "summary.json").exists()
