@@ -12,7 +12,7 @@ import pytest
 import jaxrl
 from jaxrl.cli import main, progress
 from jaxrl.errors import InputError
-from jaxrl.run import evaluate, record
+from jaxrl.run import evaluate, pages, record
 
 SMALL = dict(num_envs=4, num_steps=8, minibatches=2, epochs=1, hidden=(8,))
 RUN = dict(seeds=2, steps=64.0, evals=1, eval_episodes=20)
@@ -72,6 +72,25 @@ def test_what_may_be_asked_of_a_run(run, tmp_path):
     assert jaxrl.load(run.folder).summary == run.summary
     longer = jaxrl.resume(run.folder, steps=96.0, quiet=True)
     assert longer.arrays["steps"].tolist() == [32, 64, 96]
+    longer.report()
+    anew = f"jaxrl train ppo --config {run.folder}/config.toml\n```"  # no command made it
+    assert anew in (run.folder / "report.md").read_text()
+
+
+def test_every_command_that_made_a_run_is_on_its_page(run, monkeypatch):
+    meta = record.load_json(run.folder / "meta.json")
+    resumed = dict(argv=["/bin/jaxrl", "resume", "x", "--steps", "96"])
+    meta |= dict(argv=["/bin/jaxrl", "train", "ppo", "--lr", "0.1"], resumed=[resumed])
+    code = pages.again(meta, ["else"])[1]
+    assert code.text == "jaxrl train ppo --lr 0.1\njaxrl resume x --steps 96"
+
+
+def test_a_paper_of_another_family_trains_and_has_its_page(shared):
+    how = dict(env="tabular/cliff", seeds=2, folder=str(shared / "exact"), quiet=True)
+    exact = jaxrl.train("ecrm_pg", steps=5, **how)
+    assert exact.summary["frozen"] == [] and exact.arrays["finite"].all()
+    assert exact.arrays["eval_steps"].tolist() == [1, 2, 3, 4, 5]  # of ten, as many as there can be
+    assert "data:image/gif" in Path(exact.report()["html"]).read_text()
 
 
 def test_a_notebook_shows_a_picture_and_a_table(run, displayed):

@@ -27,6 +27,7 @@ COMMANDS = {
     "claims": "run the experiment behind a paper's claim, and record it",
     "check-paper": "run the battery over a paper, the kit's or your own",
     "check-env": "check an environment's spaces, flags, resets and final observations",
+    "bench": "measure speed against other libraries and against the floor",
     "doctor": "check versions, devices, known clashes, the cache and the disk",
 }
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -23,5 +23,6 @@ def command(env, steps):
     problems = check(env, steps=steps)
     for p in problems:
         click.echo(str(p))
-    click.echo(f"{env}: {len(problems)} problems" if problems else f"{env}: all checks passed")
+    found = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    click.echo(f"{env}: {found if problems else 'all checks passed'}")
     return 1 if problems else 0

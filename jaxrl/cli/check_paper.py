@@ -20,5 +20,6 @@ def command(paper):
     problems = examine(paper)
     for line in problems:
         click.echo(line)
-    click.echo(f"{paper}: {len(problems)} problems" if problems else f"{paper}: all checks passed")
+    found = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    click.echo(f"{paper}: {found if problems else 'all checks passed'}")
     return 1 if problems else 0

@@ -23,6 +23,7 @@ from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import Stage, begin, rollout, see
+from jaxrl.shuffle import shuffle
 from jaxrl.types import Batch, Key, Params
 
 
@@ -168,7 +169,7 @@ def minibatches(key: Key, b: Batch, hp: Any, sequences: bool):
         mem = jax.tree.map(lambda x: x[i], memory)
         return jax.tree.map(lambda x: x[:, i], b).replace(memory=mem, dual=dual)
 
-    return jax.random.permutation(key, n).reshape(hp.minibatches, -1), take
+    return shuffle(key, n).reshape(hp.minibatches, -1), take
 
 
 def one_pass(step: Callable, carry: Any, b: Batch, key: Key, hp: Any, sequences: bool):

@@ -13,7 +13,8 @@ from jaxrl.errors import InputError, did_you_mean
 
 PAPERS = Path(__file__).parent.parent / "papers"
 ROOT = PAPERS.parent.parent  # of the checkout, or what the package is installed in
-FAMILY = ("for_env", "network_for", "smallest", "steps_per_iteration")  # of its hyper class
+# of its hyper class
+FAMILY = ("for_env", "network_for", "smallest", "steps_per_iteration", "horizon")
 FIELDS = ("slug", "title", "chapter", "hyper", "claim")  # every PAPER has them
 
 

@@ -25,7 +25,7 @@ def watched(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics that have to be finite: losses, and returns where an episode finished."""
     out = {k: v for k, v in metrics.items() if k.endswith("loss") or k == "grad_norm"}
     if "episode_return" in metrics:
-        none = metrics["episodes"] == 0
+        none = metrics.get("episodes", 1) == 0  # a return that is computed always is one
         out["episode_return"] = jnp.where(none, 0.0, metrics["episode_return"])
     return out
 

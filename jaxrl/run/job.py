@@ -98,7 +98,10 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     _, cls = catalogue.load(run["paper"])
     hp = replace(cls.for_env(kind), **hyper)
     net = replace(cls.network_for(kind), **network)
-    return check(Job(**run, env_params=env_params, network=net, hyper=hp))
+    job = Job(**run, env_params=env_params, network=net, hyper=hp)
+    if "evals" not in run and isinstance(job.steps, int):  # of a short run as many as there can be
+        job = dataclasses.replace(job, evals=max(1, min(job.evals, job.iterations)))
+    return check(job)
 
 
 TABLES = ("run", "env_params", "network", "hyper")

@@ -89,16 +89,18 @@ def again(meta: dict, otherwise: Sequence[str]) -> list[Part]:
     """How something was made: its command and its versions.
 
     Args:
-      meta: {argv, versions, revision, devices} as they were recorded.
+      meta: {argv, versions, revision, devices, resumed} as they were recorded.
       otherwise: a command that does the same, for what was not made by one.
     """
-    argv = [str(x) for x in meta.get("argv") or ()]
-    command = argv[1:] if argv and Path(argv[0]).stem == "jaxrl" else otherwise
+    sessions = [s.get("argv") or [""] for s in (meta, *meta.get("resumed", []))]
+    by_command = all(Path(argv[0]).stem == "jaxrl" for argv in sessions)
+    commands = [argv[1:] for argv in sessions] if by_command else [otherwise]
+    said = "\n".join(shlex.join(["jaxrl", *map(str, command)]) for command in commands)
     versions = ", ".join(f"{k} {v}" for k, v in meta.get("versions", {}).items())
     revision = f", revision {meta['revision']}" if meta.get("revision") else ""
     devices = f"; on {', '.join(map(str, meta['devices']))}" if meta.get("devices") else ""
     made = Text(f"{versions}{revision}{devices}.")
-    return [Heading("To do it again"), Code(shlex.join(["jaxrl", *command])), made]
+    return [Heading("To do it again"), Code(said), made]
 
 
 FILMED = 500  # steps of a page's film, at most
@@ -214,7 +216,7 @@ def run(folder: Path, films: Films = Films()) -> dict[str, str]:
 def points(rows: list[dict]) -> Table:
     """Every point of a search, the best first."""
     names = list(rows[0]["point"])
-    order = sorted(rows, key=lambda r: (r["iqm"] is None, -(r["iqm"] or 0)))
+    order = sorted(rows, key=merit, reverse=True)
     return Table([*names, *HEAD[2:5]], [[*r["point"].values(), *middle(r)] for r in order])
 
 

@@ -193,7 +193,8 @@ def palette(drawing: Drawing, episodes: Sequence[Episode]) -> Image.Image:
     """The colours of a film, from a few of its pictures."""
     few = [(e, round(x * len(e.reward))) for e in episodes[:3] for x in (0, 0.33, 0.67, 1)]
     sample = np.concatenate([draw.frame(drawing, e, t, "episode 1 of 2") for e, t in few])
-    return Image.fromarray(sample).quantize(255)
+    image = Image.fromarray(sample)
+    return image.quantize(len(image.getcolors(255) or range(255)))  # few colours make it small
 
 
 def indexed(drawing: Drawing, episodes: Sequence[Episode]) -> Iterator[tuple[Image.Image, bool]]:

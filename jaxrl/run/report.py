@@ -1,6 +1,7 @@
 """Pictures of runs. matplotlib is imported where a picture is drawn."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def sensitivity(path: Path, rows: list[dict], best: dict) -> None:
         ax.plot(at, mid, "o-", color=BLUE, linewidth=2)
         chosen = values[name].index(str(best[name]))
         ax.plot(chosen, mid[chosen], "o", color="#D55E00", markersize=9)
-        ax.set_xticks(at, [short(r["point"][name]) for r in line], fontsize=8)
+        ticks(ax.xaxis, [r["point"][name] for r in line])
         ax.set(xlabel=name, ylabel="final return")
         plain(ax)
     lines = axes[: len(many)]
@@ -193,11 +194,17 @@ def sensitivity(path: Path, rows: list[dict], best: dict) -> None:
         image = ax.imshow(plane, origin="lower", aspect="auto", cmap="cividis")
         chosen = values[a].index(str(best[a])), values[b].index(str(best[b]))
         ax.plot(*chosen, "o", color="#D55E00", markersize=9)
-        ax.set_xticks(range(len(values[a])), [short(v) for v in values[a]], fontsize=8)
-        ax.set_yticks(range(len(values[b])), [short(v) for v in values[b]], fontsize=8)
+        ticks(ax.xaxis, values[a])
+        ticks(ax.yaxis, values[b])
         ax.set(xlabel=a, ylabel=b)
         fig.colorbar(image, ax=ax, label="final return")
     fig.savefig(path, dpi=150)
+
+
+def ticks(axis, values: Sequence) -> None:
+    """Values along an axis, one after the other; aslant where there are many."""
+    tilt = 30 if len(values) > 5 else 0
+    axis.set_ticks(range(len(values)), [short(v) for v in values], fontsize=8, rotation=tilt)
 
 
 def short(x: object) -> str:

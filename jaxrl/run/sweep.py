@@ -235,7 +235,7 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
             done["programs"][name] = finite(x.reshape(len(points), number))
             write_whole(file, json.dumps(done, indent=1))
         rows = table(asked, done["programs"])
-        best = max(rows, key=lambda r: -np.inf if r["iqm"] is None else r["iqm"])
+        best = max(rows, key=merit)
         if done["fresh"] is None:
             say(f"the best of {len(rows)}, {named(best['point'])}, on fresh seeds")
             s = set_up(dataclasses.replace(asked.at(best["point"]), seed=FRESH))
@@ -255,6 +255,12 @@ def load(folder: Path) -> dict[str, Any]:
     if "best" not in found:
         raise InputError(f"sweep: {folder} is not the folder of a finished sweep")
     return found
+
+
+def merit(row: dict) -> tuple:
+    """What points are ordered by: the interquartile mean, then the mean, then the worst seed; one
+    that was lost is below all."""
+    return tuple(-np.inf if row[k] is None else row[k] for k in ("iqm", "mean", "min"))
 
 
 def named(point: dict) -> str:

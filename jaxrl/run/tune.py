@@ -29,7 +29,7 @@ from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.run import set_up
 from jaxrl.run.stats import difference, finite, improvement, iqm, summarise
-from jaxrl.run.sweep import FRESH, Plan, Range, fitted, named, opened, read, through
+from jaxrl.run.sweep import FRESH, Plan, Range, fitted, merit, named, opened, read, through
 from jaxrl.run.train import Say
 
 RECORD, JOURNAL = "tune.json", "journal.log"
@@ -309,12 +309,6 @@ def load(folder: Path) -> dict[str, Any]:
     if "best" not in found:
         raise InputError(f"tune: {folder} is not the folder of a finished search")
     return found
-
-
-def merit(row: dict) -> tuple:
-    """What trials are ordered by; one that failed is below all."""
-    lost = row["state"] == "fail"
-    return (not lost, *((0, 0) if lost else (row["iqm"], row["mean"])))
 
 
 def so_far(rows: list[dict]) -> str:

@@ -11,6 +11,7 @@ from jaxrl.cli import main
 from jaxrl.errors import InputError
 from jaxrl.run import sweep
 from jaxrl.run.run import build, evaluation_keys, execute, mean_returns, set_up
+from jaxrl.run.stats import summarise
 
 TINY = "ppo:num-envs=4,num-steps=8,minibatches=2,hidden=8,epochs=1"
 RUN = dict(env="CartPole-v1", seeds=2, seed=0, steps=320, evals=1)
@@ -140,3 +141,12 @@ def test_bad_input(words, said, tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert (e.value.code, err.count("\n")) == (2, 1) and said in err, err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_points_with_equal_middles_the_steadier_is_the_best():
+    row = lambda *x: summarise(np.array(x, float))
+    steady, shaky, lost = row(5, 5, 5, 5, 5, 5), row(0, 5, 5, 5, 5, 5), row(9, 9, np.nan)
+    low = row(4, 4, 4, 4, 4, 9)
+    assert steady["iqm"] == shaky["iqm"] == 5
+    order = sorted([shaky, lost, steady, low], key=sweep.merit, reverse=True)
+    assert [r is x for r, x in zip(order, (steady, shaky, low, lost))] == [True] * 4

@@ -1,0 +1,285 @@
+"""How fast it is: against other libraries, and against what no implementation can do without.
+
+An entrant trains an item whole, from the start; ours by the engine that `jaxrl train` uses, chunk
+by chunk, with its metrics fetched. Entrants and floors take turns, so that a ratio is of
+neighbours in time, and what is quoted is the median over rounds. The floors are in `bench_floors`:
+
+    of_floor = (rollout + gradient) / the whole iteration
+
+Compiling is measured with the cache off, after one tracing. Memory is what XLA says the training
+program takes, state included; with `startup`, the peak resident memory of a process too.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxrl.errors import InputError, did_you_mean
+from jaxrl.hyper import Linear
+from jaxrl.run import bench_peers, record
+from jaxrl.run import job as jobs
+from jaxrl.run.bench_floors import floors
+from jaxrl.run.run import (
+    Setting,
+    advance,
+    build,
+    evaluation_keys,
+    execute,
+    mean_returns,
+    over_rows,
+    set_up,
+)
+from jaxrl.run.train import Say
+
+
+class Item(NamedTuple):
+    """A piece of work: PPO with 64 x 64 tanh for actor and critic each."""
+
+    env: str
+    num_envs: int
+    num_steps: int
+    minibatches: int
+    epochs: int
+    updates: int
+    lr: float
+    annealed: bool  # to 0 at the end
+    gamma: float = 0.99
+    ent_coef: float = 0.0
+    normalise: bool = False  # observations, and rewards by the deviation of the return
+    memory: int = 0  # units of a GRU after the 64 x 64
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one seed."""
+        return self.updates * self.num_envs * self.num_steps
+
+    def job(self, seeds: int) -> jobs.Job:
+        hp = {k: getattr(self, k) for k in ("num_envs", "num_steps", "minibatches", "epochs")}
+        hp |= dict(gamma=self.gamma, lam=0.95, eps=0.2, vf_clip=0.2, vf_coef=0.5)
+        hp |= dict(ent_coef=self.ent_coef, max_grad_norm=0.5, normalise_advantage=True)
+        hp |= dict(normalise_obs=self.normalise, normalise_reward=self.normalise)
+        hp |= dict(lr=Linear(self.lr, 0.0) if self.annealed else self.lr)
+        net = dict(torso="mlp", hidden=(64, 64), activation="tanh", memory=self.memory)
+        run = dict(paper="ppo", env=self.env, seeds=seeds, steps=self.steps, evals=1)
+        return jobs.resolve(run=run, env_params={}, network=net, hyper=hp)
+
+
+ITEMS = {
+    "a": Item("CartPole-v1", 4, 128, 4, 4, 976, 2.5e-4, True, ent_coef=0.01),
+    "b": Item("CartPole-v1", 2048, 32, 16, 4, 24, 1e-3, True, ent_coef=0.01),
+    "c": Item("Breakout-MinAtar", 64, 128, 8, 4, 40, 2.5e-3, True, ent_coef=0.01),
+    "d": Item("brax/hopper", 2048, 10, 32, 4, 8, 3e-4, False, normalise=True),
+    "e": Item("Pendulum-v1", 64, 128, 32, 4, 60, 1e-3, False, gamma=0.95),
+    "f": Item("CartPole-v1", 16, 128, 4, 4, 60, 1e-3, True, ent_coef=0.01, memory=64),
+}
+
+
+class Entrant(NamedTuple):
+    """Whoever trains an item."""
+
+    run: Callable[[], float]  # train from the start: seconds, without compiling or evaluating
+    compile_seconds: float
+    final_return: list[float]  # a seed, by the entrant's own evaluation
+    program_mib: float | None = None  # None: it does not show its program
+    parameters: int | None = None  # of one seed's networks
+
+
+# ---- measuring -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Compile for real, whatever cache there is."""
+
+    def use(cache: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", cache)
+        compilation_cache.reset_cache()  # else what was found at the first compilation stays
+
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    use(False)
+    try:
+        yield
+    finally:
+        use(before)
+
+
+def compiled(f: Callable, *args: Any, donate: tuple = ()) -> tuple[Callable, float, float]:
+    """f for such arguments, the seconds it took, and the MiB that it takes."""
+    jax.eval_shape(f, *args)  # so that nobody pays for what others have traced before
+    with uncached():
+        began = time.perf_counter()
+        program = jax.jit(f, donate_argnums=donate).lower(*args).compile()
+        seconds = time.perf_counter() - began
+    need, kinds = program.memory_analysis(), ("temp", "argument", "output")
+    size = sum(getattr(need, f"{kind}_size_in_bytes", 0) for kind in kinds)
+    return program, seconds, size / 2**20
+
+
+def timed(f: Callable, *args: Any) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(f(*args))
+    return time.perf_counter() - began
+
+
+def interleaved(runs: dict[str, Callable[[], float]], rounds: int, say: Say) -> dict:
+    """Seconds [rounds] of each."""
+    turns = []
+    for i in range(rounds):
+        turns.append({name: run() for name, run in runs.items()})
+        say(f"  round {i + 1}: " + ", ".join(f"{k} {x:.3g} s" for k, x in turns[-1].items()))
+    return {name: np.array([t[name] for t in turns]) for name in runs}
+
+
+# ---- entrants --------------------------------------------------------------------------------
+
+
+def ours(s: Setting) -> Entrant:
+    """The engine. What its run evaluates on the way is left out, and done once."""
+    program = build(s, sampled=False)
+    state = program.init(s.keys, s.hp, s.world)
+    args = (state, jnp.int32(0), jnp.int32(0), s.hp, s.world)
+    _, seconds, mib = compiled(
+        over_rows(partial(advance, s.algo, program.chunk), s), *args, donate=(0,)
+    )
+    silent = program._replace(greedy=lambda *_: {"return": np.zeros((len(s.seeds), 1))})
+
+    def run() -> float:
+        spent = []
+        execute(s, silent, lambda chunk: spent.append(chunk.seconds))
+        return sum(spent)
+
+    last = execute(s, silent)
+    score = mean_returns(program.greedy((last, evaluation_keys(s, 1)), s.hp, s.world))
+    return Entrant(run, seconds, score.tolist(), mib, size(last.inner.params) // len(s.seeds))
+
+
+def size(params: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def rejax(item: Item, s: Setting) -> Entrant:
+    """One program for all updates. One seed is not vmapped: that is how rejax is fastest."""
+    trainer, rows = bench_peers.rejax_ppo(item), len(s.seeds)
+    over = jax.vmap if rows > 1 else lambda f: f
+    keys = s.keys if rows > 1 else s.keys[0]
+    state = jax.jit(over(trainer.init))(keys)
+    train, seconds, mib = compiled(over(trainer.train), state)
+    last = train(state)
+    score = jax.jit(over(trainer.evaluate))(last, keys)
+    count = size(trainer.parameters(last)) // rows
+    return Entrant(partial(timed, train, state), seconds, np.ravel(score).tolist(), mib, count)
+
+
+def brax(item: Item) -> Entrant:
+    with uncached():
+        _, seconds, score = bench_peers.brax_ppo(item, evaluate=True)
+    return Entrant(lambda: bench_peers.brax_ppo(item)[0], seconds, [score])
+
+
+def peers_of(item: Item, s: Setting) -> dict[str, Entrant]:
+    """Those that are installed and can do this item."""
+    out = {}
+    if not item.memory and not bench_peers.missing():
+        out["rejax"] = rejax(item, s)
+    if item.env.startswith("brax/") and len(s.seeds) == 1:
+        out["brax.training"] = brax(item)
+    return out
+
+
+# ---- rows ------------------------------------------------------------------------------------
+
+
+def check(items: Sequence[str], seeds: Sequence[int], rounds: int) -> None:
+    """InputError, in one line, for anything that is not allowed."""
+    for name in items:
+        if name not in ITEMS:
+            raise did_you_mean("items", name, ITEMS, f"there are {', '.join(ITEMS)}")
+    for n in seeds:
+        if n < 1:
+            raise InputError(f"seeds: {n} is outside [1, 65536]")
+    if rounds < 1:
+        raise InputError(f"rounds: {rounds} is outside [1, inf)")
+    for name, n in ((name, n) for name in items for n in seeds):
+        ITEMS[name].job(n)
+
+
+def row(name: str, seeds: int, rounds: int, peers: bool, say: Say = lambda line: None) -> dict:
+    """One item with so many seeds: rates, ratios (above 1 ours is faster), floors, returns."""
+    item = ITEMS[name]
+    s = set_up(item.job(seeds))
+    say(f"{name}: {item.env}, {seeds} seed{'s' * (seeds > 1)} of {item.steps:,} steps")
+    us, others, base = ours(s), peers_of(item, s) if peers else {}, floors(s)
+    for floor in base.values():  # the others have trained once by now
+        jax.block_until_ready(floor())
+    runs = {"jaxrl": us.run} | {k: p.run for k, p in others.items()}
+    took = interleaved(runs | {k: partial(timed, f) for k, f in base.items()}, rounds, say)
+    whole = took["jaxrl"]
+
+    def shown(e: Entrant, seconds: np.ndarray) -> dict:
+        rest = {k: v for k, v in e._asdict().items() if k != "run"}
+        return spread("steps_per_second", seeds * item.steps / seconds, 1) | rest
+
+    ratios = {k: spread(k, took[k] / whole) for k in others}
+    return (
+        dict(item=name, env=item.env, seeds=seeds, steps=item.steps, rounds=rounds)
+        | shown(us, whole)
+        | dict(ratio_to={k: x[k] for k, x in ratios.items()})
+        | dict(ratio_range={k: x[f"{k}_range"] for k, x in ratios.items()})
+        | spread("of_floor", (took["rollout"] + took["gradient"]) / whole)
+        | dict(floors={k: float(np.median(took[k])) / item.updates for k in base})
+        | dict(peers={k: shown(e, took[k]) for k, e in others.items()})
+        | dict(seconds={k: np.round(x, 6).tolist() for k, x in took.items()})
+    )
+
+
+def spread(name: str, x: np.ndarray, digits: int = 3) -> dict:
+    """The median over rounds, and the least and the most."""
+    least, mid, most = (round(float(f(x)), digits) for f in (np.min, np.median, np.max))
+    return {name: mid, f"{name}_range": [least, most]}
+
+
+def about() -> dict[str, Any]:
+    """What measured: machine, devices, versions."""
+    devices = [f"{d.platform}: {d.device_kind}" for d in jax.devices()]
+    versions = record.versions()
+    if not bench_peers.missing():
+        versions["rejax"] = metadata.version("rejax")
+    return dict(
+        machine=record.machine(), devices=devices, versions=versions, revision=record.revision()
+    )
+
+
+HEAD = (
+    "item environment seeds steps/s rejax brax.training of_floor environment rollout gradient "
+    "compile_s return peers'"
+).split()
+
+
+def lines(rows: Sequence[dict]) -> list[list[str]]:
+    """Rows as text, for HEAD: ratios to peers with their range, floors in ms an iteration."""
+
+    def ratio(r: dict, name: str) -> str:
+        if name not in r["ratio_to"]:
+            return ""
+        low, high = r["ratio_range"][name]
+        return f"{r['ratio_to'][name]:.2f} [{low:.2f}, {high:.2f}]"
+
+    def mean(x: Sequence[float]) -> str:
+        return f"{np.mean(x):.4g}"
+
+    def line(r: dict) -> list[str]:
+        out = [r["item"], r["env"], str(r["seeds"]), f"{r['steps_per_second']:,.0f}"]
+        out += [ratio(r, "rejax"), ratio(r, "brax.training"), f"{r['of_floor']:.0%}"]
+        out += [f"{1000 * x:.3g}" for x in r["floors"].values()]
+        out += [f"{r['compile_seconds']:.1f}", mean(r["final_return"])]
+        return [*out, ", ".join(f"{k} {mean(p['final_return'])}" for k, p in r["peers"].items())]
+
+    return [line(r) for r in rows]
