@@ -270,6 +270,7 @@ def test_not_installed_is_a_fault(monkeypatch):
 
 def test_jax_that_does_not_import(monkeypatch):
     """Its own fault, with the pin; nothing that needs jax is asked after it."""
+    import jax  # noqa: F401  once and whole: what `broken` breaks stays broken
 
     def broken(name):
         raise RuntimeError(f"{name}: jaxlib is too old")
