@@ -21,6 +21,7 @@ from jaxrl.run import bench
 from jaxrl.run.bench_peers import missing
 from jaxrl.run.bench_startup import startup
 from jaxrl.run.document import Table, table
+from jaxrl.run.files import write_whole
 
 HERE = Path(__file__).parent / "results" / "bench"
 RECORD = HERE / "bench.json"  # "a/8" -> row, "a/startup" -> medians, each with what measured it
@@ -35,10 +36,11 @@ def records() -> dict[str, dict[str, Any]]:
 def measure(name: str, work: Callable[[], dict], about: dict[str, Any]) -> None:
     """Do a piece of work and record it, unless that was done."""
     found = records().get(name, {})
-    if all(found.get(k) == about[k] for k in ("revision", "devices")):
+    same = all(found.get(k) == about[k] for k in ("revision", "devices"))
+    if same and not about["revision"].endswith("+"):  # a changed tree may have changed since
         return
     got = work() | about
-    RECORD.write_text(json.dumps(records() | {name: got}, indent=1) + "\n")
+    write_whole(RECORD, json.dumps(records() | {name: got}, indent=1) + "\n")
     jax.clear_caches()
 
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from jaxrl.cli.output import unused
 from jaxrl.cli.progress import lines, shown
+from jaxrl.run import catalogue, evaluate, export, pages, record, render
 from jaxrl.run import compare as comparing
-from jaxrl.run import evaluate, export, pages, record, render
 from jaxrl.run import job as jobs
 from jaxrl.run import sweep as sweeping
 from jaxrl.run import train as training
@@ -65,8 +65,8 @@ class Result:
 
     picture = ""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, named: Sequence[str] = ()):
+        self.folder, self.named = folder, named
 
     @property
     def table(self) -> Table:
@@ -74,13 +74,14 @@ class Result:
 
     def report(self) -> dict[str, str]:
         """Write the page to send to a colleague, with films: {html, markdown} paths."""
-        return pages.of(self.folder, pages.Films(True))
+        return pages.of(self.folder, pages.Films(True, self.named, lines(False)))
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        picture = base64.b64encode((self.folder / self.picture).read_bytes()).decode()
-        display({"image/png": picture, "text/plain": repr(self)}, raw=True)
+        if (path := self.folder / self.picture).exists():  # there is none where all runs failed
+            picture = base64.b64encode(path.read_bytes()).decode()
+            display({"image/png": picture, "text/plain": repr(self)}, raw=True)
         display(self.table)
 
 
@@ -90,8 +91,8 @@ class Run(Result):
     picture = "curve.png"
 
     def __init__(self, folder: Path, named: Sequence[str] = ()):
-        super().__init__(folder)
-        self.summary, self.named = record.load_summary(folder), named
+        super().__init__(folder, named)
+        self.summary = record.load_summary(folder)
 
     def __repr__(self) -> str:
         s = self.summary
@@ -130,6 +131,7 @@ class Run(Result):
           env_params: other physics than it trained in.
           gymnasium: the name of Gymnasium's own environment to play in instead.
         """
+        evaluate.check(episodes, seed, gymnasium, env_params)
         s, state = evaluate.load(self.folder, best, self.named)
         how: Any = dict(episodes=episodes, seed=seed, greedy=not stochastic)
         if gymnasium:
@@ -157,8 +159,8 @@ class Comparison(Result):
 
     picture = "comparison.png"
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, named: Sequence[str] = ()):
+        super().__init__(folder, named)
         self.rows = comparing.load(folder)["rows"]
 
     def __repr__(self) -> str:
@@ -174,8 +176,8 @@ class Sweep(Result):
 
     picture = "sweep.png"
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, named: Sequence[str] = ()):
+        super().__init__(folder, named)
         found = sweeping.load(folder)
         self.rows, self.best = found["rows"], found["best"]
 
@@ -193,8 +195,8 @@ class Search(Result):
 
     picture = "tune.png"
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self, folder: Path, named: Sequence[str] = ()):
+        super().__init__(folder, named)
         self.found = searching.load(folder)
         self.trials, self.best = self.found["trials"], self.found["best"]
 
@@ -213,20 +215,22 @@ def train(
     env: str,
     folder: str | None = None,
     env_params: Mapping[str, float] = {},
-    sinks: Sinks = Sinks(),
+    sinks: str | Sinks = "",
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a paper, a slug or a file, on an environment, many seeds in one program.
 
     Args:
-      sinks: where the curves go besides the folder: Sinks(("wandb",), per_seed=True).
+      sinks: where the curves go besides the folder: "wandb", or Sinks(("wandb",), per_seed=True) of
+        `jaxrl.run.sinks`.
       settings: as the command's flags, by their names: seeds=8, steps=1e5, lr=1e-3, hidden=(64,).
     """
     job = jobs.resolve(**jobs.said(paper, dict(env=env) | settings), env_params=dict(env_params))
-    target, setting = record.new_folder(folder, job), set_up(job)
+    target, chosen = record.new_folder(folder, job), Sinks.of(sinks)
+    setting = set_up(job)
     with shown(job, quiet) as (see, say):
-        training.train(job, target, setting, see, say, sinks)
+        training.train(job, target, setting, see, say, chosen)
     return Run(target, [job.paper, job.env])
 
 
@@ -235,13 +239,14 @@ def resume(
     *,
     steps: float | None = None,
     named: Sequence[str] = (),
-    sinks: Sinks = Sinks(),
+    sinks: str | Sinks = "",
     quiet: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or killed, or make one longer."""
     job = training.reopen(Path(folder), jobs.whole(steps), named)
+    chosen = Sinks.of(sinks)
     with shown(job, quiet) as (see, say):
-        training.resume(Path(folder), job, see, say, sinks)
+        training.resume(Path(folder), job, see, say, chosen)
     return Run(Path(folder), named)
 
 
@@ -250,7 +255,7 @@ def compare(
     *,
     env: str | Sequence[str],
     folder: str | None = None,
-    sinks: Sinks = Sinks(),
+    sinks: str | Sinks = "",
     quiet: bool = False,
     **run: Any,
 ) -> Comparison:
@@ -259,14 +264,15 @@ def compare(
     Args:
       papers: slugs or files, with settings of their own as "ppo:eps=0.1"; the first is the
         baseline.
-      run: seeds, seed, steps, evals, on_nan and eval_episodes, of every run.
+      run: seeds (10), seed, steps, evals, on_nan and eval_episodes, of every run.
     """
     envs = [env] if isinstance(env, str) else list(env)
-    run = {k: jobs.whole(x) for k, x in run.items()}
+    catalogue.several(papers)
+    run = dict(seeds=10) | {k: jobs.whole(x) for k, x in run.items()}
     target = Path(folder) if folder else unused("compare", *papers)
     see = lambda job: shown(job, quiet)
-    comparing.compare(list(papers), envs, run, target, see, sinks=sinks)
-    return Comparison(target)
+    comparing.compare(list(papers), envs, run, target, see, sinks=Sinks.of(sinks))
+    return Comparison(target, [*(catalogue.absolute(p.partition(":")[0]) for p in papers), *envs])
 
 
 def flags(said: Mapping[str, Any]) -> list[str]:
@@ -290,12 +296,12 @@ def sweep(
     Args:
       vary, static: a name's values, as [1e-3, 1e-2] or as "1e-4..1e-2:log8".
       rows: of a program at most; 0: as memory allows.
-      run: seeds, seed and steps, of every point.
+      run: seeds (8), seed and steps, of every point.
     """
-    run = {k: jobs.whole(x) for k, x in run.items()}
+    run = dict(seeds=8) | {k: jobs.whole(x) for k, x in run.items()}
     asked = sweeping.plan(paper, run | dict(env=env, evals=1), flags(vary), flags(static))
     target = Path(folder) if folder else unused("sweep", paper.partition(":")[0])
-    sweeping.sweep(asked, target, rows, lines(quiet))
+    sweeping.sweep(asked, target, jobs.whole(rows), lines(quiet))
     return Sweep(target)
 
 
@@ -318,13 +324,14 @@ def tune(
       vary: a name's range, as "1e-4..1e-2:log", or its values; with `static` empty too, the usual
         space: lr and the paper's own floats around their defaults.
       batch: trials of one program, and between two proposals.
-      run: seeds, seed and steps, of every trial; 4 seeds if none are said.
+      run: seeds (4), seed and steps, of every trial.
     """
     run = dict(seeds=4) | {k: jobs.whole(x) for k, x in run.items()}
     how = run | dict(env=env, evals=1)
     asked = searching.plan(paper, how, flags(vary), flags(static))
     target = Path(folder) if folder else unused("tune", paper.partition(":")[0])
-    searching.tune(asked, target, trials, batch, rows, lines(quiet))
+    sizes = [jobs.whole(x) for x in (trials, batch, rows)]
+    searching.tune(asked, target, *sizes, lines(quiet))
     return Search(target)
 
 
@@ -338,5 +345,5 @@ def load(folder: str | Path, named: Sequence[str] = ()) -> Run | Comparison | Sw
     kinds = {comparing: Comparison, sweeping: Sweep, searching: Search}
     for module, kind in kinds.items():
         if (folder / module.RECORD).exists():
-            return kind(folder)
+            return kind(folder, named)
     return Run(folder, named)

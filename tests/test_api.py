@@ -1,18 +1,24 @@
 """From Python: what the commands do, in a few calls, and what a notebook shows of it."""
 
 import base64
+import contextlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxrl
 from jaxrl.cli import main, progress
 from jaxrl.errors import InputError
-from jaxrl.run import evaluate, pages, record
+from jaxrl.hyper import Linear
+from jaxrl.run import compare, evaluate, pages, record, sweep, tune
+from jaxrl.run import job as jobs
+from jaxrl.run.job import to_tables
 
 SMALL = dict(num_envs=4, num_steps=8, minibatches=2, epochs=1, hidden=(8,))
 RUN = dict(seeds=2, steps=64.0, evals=1, eval_episodes=20)
@@ -73,7 +79,7 @@ def test_what_may_be_asked_of_a_run(run, tmp_path):
     longer = jaxrl.resume(run.folder, steps=96.0, quiet=True)
     assert longer.arrays["steps"].tolist() == [32, 64, 96]
     longer.report()
-    anew = f"jaxrl train ppo --config {run.folder}/config.toml\n```"  # no command made it
+    anew = f"jaxrl train ppo --env CartPole-v1 --config {run.folder}/config.toml\n```"
     assert anew in (run.folder / "report.md").read_text()
 
 
@@ -90,6 +96,7 @@ def test_a_paper_of_another_family_trains_and_has_its_page(shared):
     exact = jaxrl.train("ecrm_pg", steps=5, **how)
     assert exact.summary["frozen"] == [] and exact.arrays["finite"].all()
     assert exact.arrays["eval_steps"].tolist() == [1, 2, 3, 4, 5]  # of ten, as many as there can be
+    assert jaxrl.resume(exact.folder, steps=20, quiet=True).arrays["eval_steps"].size == 5 + 8
     assert "data:image/gif" in Path(exact.report()["html"]).read_text()
 
 
@@ -121,20 +128,39 @@ def test_a_comparison_and_a_sweep_from_python(shared, displayed):
         assert repr(jaxrl.load(made.folder)) == repr(made)
         made._ipython_display_()
     assert len(displayed) == 6
-    page = (c.folder / "report.md").read_text()
-    run = "--seeds 2 --steps 64 --evals 1 --eval-episodes 20"
-    assert f"jaxrl compare {METHOD} {METHOD},eps=0.3 --env CartPole-v1" in page
-    assert all(flag in page for flag in run.split(" --")[1:])
-    page = (s.folder / "report.md").read_text()
-    assert "--vary lr=0.001,0.01 --vary eps=0.1,0.3" in page
+    # what a page says to do again is the same question
+    asks = {}
+    with pytest.MonkeyPatch.context() as m:
+        for module in (compare, sweep, tune):
+            name = module.__name__.rpartition(".")[2]
+            catch = lambda *args, name=name, **more: asks.update({name: args}) or {}
+            m.setattr(module, name, catch)
+        for made in (c, s, t):
+            code = (made.folder / "report.md").read_text().rpartition("To do it again")[2]
+            words = shlex.split(code.split("```")[1])
+            with contextlib.suppress(KeyError, SystemExit):  # there is nothing to print
+                main([*words[1:], "--json", "--run", str(shared / "again")])
+    found = [json.loads((shared / k).read_text()) for k in FILES]
+    assert list(asks["compare"][:2]) == [methods, ["CartPole-v1"]]
+    assert asks["compare"][2] == found[0]["asked"]["run"]
+    for name, record_ in zip(("sweep", "tune"), found[1:]):
+        asked, before = asks[name][0], record_["asked"]
+        tables = json.loads(json.dumps(to_tables(asked.job)))
+        assert (asked.method, tables) == (before["method"], before["tables"])
+        assert list(asked.vary) == list(before["vary"])
+    assert asks["sweep"][0].vary == found[1]["asked"]["vary"]
     assert json.loads((s.folder / "sweep.json").read_text())["asked"]["vary"]["lr"] == [1e-3, 1e-2]
 
 
+FILES = ("c/comparison.json", "s/sweep.json", "t/tune.json")
 WRONG = [
     (dict(paper="pppo"), "paper: no 'pppo'"),
     (dict(env="Cart"), "env: no 'Cart'"),
     (dict(lrr=3), "ppo: no 'lrr'; did you mean lr?"),
     (dict(lr=-1), "lr: -1 is outside"),
+    (dict(num_envs=0), "num_envs: 0 is outside [1, inf)"),
+    (dict(sinks="wandbb"), "sink: no 'wandbb'; did you mean wandb?"),
+    (dict([("lr.begin", 1)]), "ppo: no 'lr.begin'; lr is 0.0025:0.0"),
     (dict(seeds=2.5), "seeds: 2.5 is not an int"),
     (dict(steps=1), "steps: 1 is less than one iteration"),
     (dict(hidden=3), "hidden: 3 is not a tuple"),
@@ -149,6 +175,42 @@ def test_what_is_not_allowed_is_one_line(wrong, said, tmp_path, monkeypatch):
         jaxrl.train(**(dict(paper="ppo", env="CartPole-v1") | wrong))
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_calls_that_are_not_allowed_are_one_line(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = dict(env="CartPole-v1")
+    for call, said in (
+        (lambda: jaxrl.compare("ppo", **env), "compare: 1 papers; two or more are needed"),
+        (lambda: jaxrl.compare([], **env), "compare: 0 papers; two or more are needed"),
+        (
+            lambda: jaxrl.sweep("ppo", **env, vary={"lr": 1e-3}, seed=999_999),
+            "seed: 1000006 is one",
+        ),
+        (lambda: jaxrl.sweep("ppo", **env, vary={"lr": "1..1e999:log3"}), "vary: 'lr=1..1e999"),
+        (lambda: jaxrl.sweep("ppo", **env, vary={"lr": "1..2:log99999999"}), "vary: 'lr=1..2:log"),
+        (lambda: jaxrl.tune("ppo", **env, trials=0), "trials: 0 is not a whole number"),
+        (lambda: jaxrl.tune("ppo", **env, trials=2.5), "trials: 2.5 is not a whole number"),
+        (lambda: run.evaluate(0), "episodes: 0 is outside"),
+        (lambda: run.evaluate(gymnasium="X", env_params={"g": 1}), "env_param: Gymnasium's"),
+        (lambda: run.export("p.onnx"), "out: p.onnx does not end in .npz or .stablehlo"),
+        (lambda: run.export("p.npz", stochastic=True), "stochastic: an .npz acts either way"),
+        (lambda: run.export("no/p.npz"), "out: no is not a folder to write to"),
+        (lambda: run.render("p.png"), "out: p.png does not end in .gif, .mp4 or .html"),
+    ):
+        with pytest.raises(InputError) as error:
+            call()
+        assert str(error.value).startswith(said), said
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "lock"]
+
+
+def test_values_may_be_arrays_and_schedules_ends():
+    said = jobs.said("ppo", {"lr": np.float32(0.5), "eps": jnp.float32(0.25), "seeds": np.int64(3)})
+    assert said["hyper"] == dict(lr=0.5, eps=0.25) and said["run"]["seeds"] == 3
+    assert all(type(x) is float for x in said["hyper"].values())
+    said = jobs.said("ppo", {"lr.start": 0.5, "env": "CartPole-v1"})
+    assert said["hyper"]["lr"] == Linear(0.5, 0.0)  # its end is the default's
+    assert jobs.text(np.array([0.1, 0.2])) == "0.1,0.2" and jobs.text(3) == "3"
 
 
 def test_a_name_it_does_not_have():

@@ -61,7 +61,7 @@ BAD = [
     ([*TRAIN, "--seed", 2**32 - 1, "--seeds", 2], "seed: 4294967295 + 2 seeds"),
     ([*TRAIN, "--steps", 0], "steps: 0 is outside [1, "),
     ([*TRAIN, "--steps", 1000], "steps: 1000 is less than one iteration of 1024 steps"),
-    ([*TRAIN, "--steps", 2048, "--evals", 5], "evals: 5 is more than the 2 iterations"),
+    ([*TRAIN, "--num-steps", 0], "num_steps: 0 is outside [1, inf)"),
     ([*TRAIN, "--evals", 0], "evals: 0 is outside [1, 10000]"),
     ([*TRAIN, "--eval-episodes", 3], "eval_episodes: 3 is outside [20, 100000]"),
     ([*TRAIN, "--seed-mode", "pmap"], "seed_mode: pmap is not one of vmap, map"),

@@ -32,6 +32,7 @@ def command(items, seeds, rounds, peers, startup, as_json, quiet, out):
     """
     with only_json(as_json) as emit:
         from jaxrl.run import bench, bench_peers
+        from jaxrl.run.files import write_whole
 
         items = [x for text in items for x in text.split(",")] or list(bench.ITEMS)
         seeds = [n for several in seeds for n in several] or [1]
@@ -39,15 +40,22 @@ def command(items, seeds, rounds, peers, startup, as_json, quiet, out):
         file, say = out and writable(Path(out)), speaker(quiet)
         for line in bench_peers.missing() if peers else ():
             say(line)
-        rows = [bench.row(i, n, rounds, peers, say) for i in items for n in seeds]
+        rows: list[dict] = []
         result: dict[str, Any] = bench.about() | dict(rows=rows)
+
+        def keep() -> None:
+            if file:
+                write_whole(file, json.dumps(result, indent=1) + "\n")
+
+        for i, n in ((i, n) for i in items for n in seeds):
+            rows.append(bench.row(i, n, rounds, peers, say))
+            keep()
         if startup:
             from jaxrl.run.bench_startup import startup as start
 
             result["startup"] = {i: start(i, rounds, peers, say) for i in items}
+            keep()
         emit(result)
-        if file:
-            file.write_text(json.dumps(result, indent=1) + "\n")
     if not as_json:
         for line in columns([bench.HEAD, *bench.lines(rows)]):
             click.echo(line)

@@ -9,8 +9,6 @@ from jaxrl.cli.output import columns, speaker, unused
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue
 
-OWN = ("seeds", "seed", "steps", "evals", "eval_episodes")
-
 
 @sunk
 @click.command(cls=Spread, spread=("--env",))
@@ -19,7 +17,8 @@ OWN = ("seeds", "seed", "steps", "evals", "eval_episodes")
 @click.option("--seeds", type=Whole(), default=10, show_default=True, help="of each")
 @click.option("--seed", type=Whole(), default=0, show_default=True, help="the first of them")
 @click.option("--steps", type=Whole(), default=500_000, show_default=True, help="of one seed")
-@click.option("--evals", type=Whole(), help="on the way  [default: 10, or as many as iterations]")
+@click.option("--evals", type=Whole(), default=10, show_default=True, help="on the way")
+@click.option("--eval-episodes", type=Whole(), default=32, show_default=True, help="of each")
 @click.option("--on-nan", default="stop", show_default=True, help="stop or freeze a lost seed")
 @click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
 @click.option("--json", "as_json", is_flag=True, help="print rows and files, and nothing else")
@@ -33,8 +32,7 @@ def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
     """
     import envs as registry
 
-    if len(papers) < 2:
-        raise InputError(f"compare: {len(papers)} papers; two or more are needed")
+    catalogue.several(papers)
     if not envs:
         raise InputError("env: none given; jaxrl envs lists them")
     for paper in papers:  # a mistyped name is said before jax is imported
@@ -46,7 +44,6 @@ def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
         from jaxrl.run import compare, pages
         from jaxrl.run.sinks import Sinks
 
-        run = {k: x for k, x in run.items() if x is not None}
         sinks = Sinks(sink, per_seed)
         target = Path(folder) if folder else unused("compare", *papers)
         see, say = lambda job: shown(job, quiet), speaker(quiet)

@@ -6,7 +6,6 @@ import click
 
 from jaxrl.cli.options import Assignment, Whole, named, only_json
 from jaxrl.cli.output import speaker
-from jaxrl.errors import InputError
 
 
 @click.command()
@@ -31,16 +30,11 @@ def command(run, episodes, seed, stochastic, gymnasium, env_params, best, own, a
 
     Prints the return over complete episodes beside the figure that training ended with.
     """
-    if not 1 <= episodes <= 100_000:
-        raise InputError(f"episodes: {episodes} is outside [1, 100000]")
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed: {seed} is outside [0, 2**31)")
-    if gymnasium is not None and env_params:
-        raise InputError("env_param: Gymnasium's environments keep their own physics")
     with only_json(as_json) as emit:
         from jaxrl.run import evaluate, record
         from jaxrl.run.stats import describe
 
+        evaluate.check(episodes, seed, gymnasium, env_params)
         trained = record.load_summary(Path(run))
         s, state = evaluate.load(Path(run), best, own, speaker())
         if env_params:

@@ -6,19 +6,6 @@ import click
 
 from jaxrl.cli.options import Whole, named, only_json
 from jaxrl.cli.output import speaker, writable
-from jaxrl.errors import InputError
-
-FORMS = (".npz", ".stablehlo")
-
-
-def target(out: str, stochastic: bool) -> Path:
-    """Where the file will be, its suffix the form; refused before anything is loaded."""
-    path = Path(out)
-    if path.suffix not in FORMS:
-        raise InputError(f"out: {out} does not end in .npz or .stablehlo")
-    if stochastic and path.suffix == ".npz":
-        raise InputError("stochastic: an .npz acts either way: give its act a key, or none")
-    return writable(path)
 
 
 def use(path: Path, own: list[str], inputs: list[str]) -> list[str]:
@@ -53,10 +40,12 @@ def command(run, out, seed, best, stochastic, own, as_json):
     number of observations on cpu, cuda and tpu: it loads with jax alone (to write it takes
     pip install 'jaxrl[export]').
     """
-    path = target(out, stochastic)
+    path = Path(out)
     with only_json(as_json) as emit:
         from jaxrl.run import export
 
+        export.check_form(path, stochastic)
+        writable(path)
         how = dict(seed=seed, best=best, stochastic=stochastic, named=own, say=speaker())
         made = export.export(Path(run), path, **how)
         fields = made._asdict()

@@ -1,6 +1,5 @@
 """What the commands say, and where they write."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from jaxrl.errors import InputError
+from jaxrl.run.files import check_folder
 
 
 def speaker(quiet: bool = False) -> Any:
@@ -26,14 +26,9 @@ def writable(path: Path, replaces: Path | None = None) -> Path:
 
     replaces: the one that may be there.
     """
-    shown = str(path)[:80]
-    try:
-        if path.exists() and path.absolute() != (replaces and replaces.absolute()):
-            raise InputError(f"out: {shown} exists")
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise InputError(f"out: {path.parent} is not a folder to write to")
-    except OSError as e:
-        raise InputError(f"out: {shown}: {e.strerror}") from e
+    check_folder(path)
+    if path.exists() and path.absolute() != (replaces and replaces.absolute()):
+        raise InputError(f"out: {path} exists")
     return path
 
 

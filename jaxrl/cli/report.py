@@ -11,13 +11,15 @@ from jaxrl.errors import InputError
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="RUN|COMPARISON|SWEEP ...")
-@click.option("--films/--no-films", default=True, help="film what was not filmed  [default: yes]")
+@click.option(
+    "--films/--no-films", default=True, help="film what was not filmed yet  [default: films]"
+)
 @named
 @click.option("--json", "as_json", is_flag=True, help="print the files of each, and nothing else")
 def command(folders, films, own, as_json):
     """Write report.html, one file that needs nothing beside it, and report.md into each folder.
 
-    A page shows an episode of every run's policy, as `jaxrl render` filmed it or as is filmed now.
+    A page shows an episode of every run's policy, which is filmed for it.
     A folder that cannot be read is named and skipped.
     """
     say = speaker()

@@ -38,13 +38,11 @@ def command(paper, env, trials, vary, static, batch, rows, folder, as_json, quie
     if not env:
         raise InputError("env: none given; jaxrl envs lists them")
     registry.check_name(env)
-    for name, x, least in (("trials", trials, 1), ("batch", batch, 1), ("rows", rows, 0)):
-        if x < least:
-            raise InputError(f"{name}: {x} is outside [{least}, inf)")
     with only_json(as_json) as emit:
         from jaxrl.run import pages
-        from jaxrl.run.tune import described, plan, tune
+        from jaxrl.run.tune import check_sizes, described, plan, tune
 
+        check_sizes(trials, batch, rows)
         asked, say = plan(paper, run | dict(env=env, evals=1), vary, static), speaker(quiet)
         target = Path(folder) if folder else unused("tune", paper.partition(":")[0])
         say("searching " + described(asked))

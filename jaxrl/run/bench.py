@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxrl.errors import InputError, did_you_mean
+from jaxrl.errors import InputError, did_you_mean, reason
 from jaxrl.hyper import Linear
 from jaxrl.run import bench_peers, record
 from jaxrl.run import job as jobs
@@ -34,6 +34,7 @@ from jaxrl.run.run import (
     evaluation_keys,
     execute,
     mean_returns,
+    memory,
     over_rows,
     set_up,
 )
@@ -118,9 +119,7 @@ def compiled(f: Callable, *args: Any, donate: tuple = ()) -> tuple[Callable, flo
         began = time.perf_counter()
         program = jax.jit(f, donate_argnums=donate).lower(*args).compile()
         seconds = time.perf_counter() - began
-    need, kinds = program.memory_analysis(), ("temp", "argument", "output")
-    size = sum(getattr(need, f"{kind}_size_in_bytes", 0) for kind in kinds)
-    return program, seconds, size / 2**20
+    return program, seconds, memory(program) / 2**20
 
 
 def timed(f: Callable, *args: Any) -> float:
@@ -173,7 +172,8 @@ def rejax(item: Item, s: Setting) -> Entrant:
     state = jax.jit(over(trainer.init))(keys)
     train, seconds, mib = compiled(over(trainer.train), state)
     last = train(state)
-    score = jax.jit(over(trainer.evaluate))(last, keys)
+    fresh = jax.random.fold_in if rows == 1 else jax.vmap(jax.random.fold_in, (0, None))
+    score = jax.jit(over(trainer.evaluate))(last, fresh(keys, 1))
     count = size(trainer.parameters(last)) // rows
     return Entrant(partial(timed, train, state), seconds, np.ravel(score).tolist(), mib, count)
 
@@ -184,13 +184,19 @@ def brax(item: Item) -> Entrant:
     return Entrant(lambda: bench_peers.brax_ppo(item)[0], seconds, [score])
 
 
-def peers_of(item: Item, s: Setting) -> dict[str, Entrant]:
-    """Those that are installed and can do this item."""
-    out = {}
+def peers_of(item: Item, s: Setting, say: Say) -> dict[str, Entrant]:
+    """Those that are installed and can do this item; one that fails is named and left out."""
+    able: dict[str, Callable[[], Entrant]] = {}
     if not item.memory and not bench_peers.missing():
-        out["rejax"] = rejax(item, s)
+        able["rejax"] = lambda: rejax(item, s)
     if item.env.startswith("brax/") and len(s.seeds) == 1:
-        out["brax.training"] = brax(item)
+        able["brax.training"] = lambda: brax(item)
+    out = {}
+    for name, make in able.items():
+        try:
+            out[name] = make()
+        except Exception as e:  # another's code, of any version
+            say(f"  {name} fails: {reason(e)}")
     return out
 
 
@@ -216,7 +222,7 @@ def row(name: str, seeds: int, rounds: int, peers: bool, say: Say = lambda line:
     item = ITEMS[name]
     s = set_up(item.job(seeds))
     say(f"{name}: {item.env}, {seeds} seed{'s' * (seeds > 1)} of {item.steps:,} steps")
-    us, others, base = ours(s), peers_of(item, s) if peers else {}, floors(s)
+    us, others, base = ours(s), peers_of(item, s, say) if peers else {}, floors(s)
     for floor in base.values():  # the others have trained once by now
         jax.block_until_ready(floor())
     runs = {"jaxrl": us.run} | {k: p.run for k, p in others.items()}

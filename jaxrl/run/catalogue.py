@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -76,6 +77,13 @@ def find(slug: str) -> dict:
     if slug not in known:
         raise did_you_mean("paper", slug, known, "jaxrl papers lists them")
     return literal(known[slug])  # that one alone: another's being half-written is no matter
+
+
+def several(papers: str | Sequence[str]) -> None:
+    """InputError for fewer than two papers."""
+    if isinstance(papers, str) or len(papers) < 2:
+        count = 1 if isinstance(papers, str) else len(papers)
+        raise InputError(f"compare: {count} papers; two or more are needed")
 
 
 def absolute(slug: str) -> str:

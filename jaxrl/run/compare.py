@@ -27,6 +27,7 @@ from jaxrl.run.stats import difference, finite, improvement, interval, iqm
 from jaxrl.run.train import resume, train
 
 RECORD = "comparison.json"
+SHARED = ("seeds", "seed", "steps", "evals", "eval_episodes", "on_nan")  # by all runs
 Shown = Callable[[Job], AbstractContextManager[tuple]]  # gives see and say for a run
 
 
@@ -94,13 +95,15 @@ def compare(
 
     Args:
       methods: papers, each a slug or a file, or SLUG:NAME=VALUE,...; the first is the baseline.
-      run: of every job: steps, seeds and the like.
+      run: of every job: what is in `SHARED`.
       shown: as `jaxrl.cli.progress.shown`.
       sinks: where the curves of each run go besides its folder.
 
     A method that does not suit an environment or is lost to NaN is a row with its error.
     """
+    catalogue.several(methods)
     units = plan(methods, envs, run, folder)
+    run = {k: getattr(units[0].job, k) for k in SHARED}
     asked = dict(methods=list(methods), envs=list(envs), run=run)
     with locked(folder):
         opened(folder, json.loads(json.dumps(asked)))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 
 class Heading(NamedTuple):
@@ -73,7 +74,7 @@ def table(t: Table) -> str:
 def link(p: Picture, beside: Path) -> str:
     """A picture, or the way to a film that Markdown cannot show, from the folder it stands in."""
     show = "" if p.path.suffix in (".html", ".mp4") else "!"
-    return f"{show}[{cell(p.caption)}]({os.path.relpath(p.path, beside)})"
+    return f"{show}[{cell(p.caption)}]({quote(os.path.relpath(p.path, beside), '/=,+:')})"
 
 
 def figure(p: Picture) -> str:

@@ -31,6 +31,16 @@ def load(
     return s, restore(s, folder, say, best).state
 
 
+def check(episodes: int, seed: int, gymnasium: str | None, env_params: Any) -> None:
+    """InputError, in one line, for what may not be asked of an evaluation."""
+    if not 1 <= episodes <= 100_000:
+        raise InputError(f"episodes: {episodes} is outside [1, 100000]")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed: {seed} is outside [0, 2**31)")
+    if gymnasium and env_params:
+        raise InputError("env_param: Gymnasium's environments keep their own physics")
+
+
 def median_seed(per_seed: Sequence[float | None]) -> int:
     """Which of the seeds has the median return (the lower of two); those that diverged are none."""
     known = sorted((x, i) for i, x in enumerate(per_seed) if x is not None)

@@ -29,7 +29,7 @@ from jaxrl.errors import InputError, reason
 from jaxrl.run import evaluate, record
 from jaxrl.run import job as jobs
 from jaxrl.run.checkpoint import as_key, by_path, data, kind, misfit, plain
-from jaxrl.run.files import replacing
+from jaxrl.run.files import check_folder, replacing
 from jaxrl.run.run import Setting, one_state, set_up
 from jaxrl.run.train import Say
 
@@ -53,6 +53,17 @@ class Actor(NamedTuple):
         if memory is None:
             memory = self.memory(len(jax.tree.leaves(obs)[0]))
         return self.program(obs, memory, key)
+
+
+def check_form(path: Path, stochastic: bool) -> None:
+    """InputError, with the mend, for a file that could not be written."""
+    if path.suffix not in (".npz", ".stablehlo"):
+        raise InputError(f"out: {path} does not end in .npz or .stablehlo")
+    if path.suffix == ".npz" and stochastic:
+        raise InputError("stochastic: an .npz acts either way: give its act a key, or none")
+    if path.suffix == ".stablehlo" and importlib.util.find_spec("flatbuffers") is None:
+        raise InputError("out: a .stablehlo needs flatbuffers: pip install 'jaxrl[export]'")
+    check_folder(path)
 
 
 class Exported(NamedTuple):
@@ -86,11 +97,10 @@ def export(
       named: code of one's own that may be run, as in `train.reopen`.
 
     Raises:
-      InputError: there is no such run or seed, or it cannot be made a program.
+      InputError: there is no such form, folder, run or seed, or it cannot be made a program.
       RunError: no checkpoint is whole, or the disk fails.
     """
-    if path.suffix == ".stablehlo":
-        check_flatbuffers()
+    check_form(path, stochastic)
     trained = record.load_summary(run)
     s, state = evaluate.load(run, best, named, say)
     returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
@@ -176,7 +186,10 @@ def signature(s: Setting, stochastic: bool) -> tuple[list[str], list[str]]:
         return [f"{k} {x.dtype}[{', '.join(['n', *map(str, x.shape[1:])])}]" for k, x in found]
 
     inputs = lines(obs=obs, memory=memory) + ["seed uint32[]"] * stochastic
-    return inputs, lines(action=action, memory=after)
+    actions, rest = lines(action=action), lines(memory=after)
+    if isinstance(box := s.world.action_space, Box) and np.ndim(box.low) == 0:
+        actions = [f"{line} in [{box.low:g}, {box.high:g}]" for line in actions]
+    return inputs, actions + rest
 
 
 # ---- arrays ----------------------------------------------------------------------------------
@@ -245,12 +258,6 @@ def load(path: str | Path, named: Iterable[str] = ()) -> Actor:
 
 
 # ---- a program -------------------------------------------------------------------------------
-
-
-def check_flatbuffers() -> None:
-    """InputError, with the mend, where what a program is written with is not installed."""
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise InputError("out: a .stablehlo needs flatbuffers: pip install 'jaxrl[export]'")
 
 
 def program(s: Setting, leaves: dict[str, np.ndarray], stochastic: bool, say: Say) -> bytes:

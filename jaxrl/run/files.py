@@ -16,6 +16,17 @@ def write_whole(path: Path, text: str) -> None:
     new.replace(path)
 
 
+def check_folder(path: Path) -> None:
+    """InputError where there is no folder to write a file into."""
+    try:
+        fine = path.parent.is_dir() and os.access(path.parent, os.W_OK)
+        path.exists()  # a name that is too long is said here
+    except OSError as e:
+        raise InputError(f"out: {str(path)[:80]}: {e.strerror}") from e
+    if not fine:
+        raise InputError(f"out: {path.parent} is not a folder to write to")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, kind: str) -> Iterator[Path]:
     """Give the path to write a file of some `kind` at, which takes its place once it is whole.
@@ -23,7 +34,7 @@ def replacing(path: Path, kind: str) -> Iterator[Path]:
     Raises:
       RunError: the disk fails.
     """
-    new = path.with_name(f"{path.stem}.new{path.suffix}")
+    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # nobody's own
     try:
         yield new
         new.replace(path)

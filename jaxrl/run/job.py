@@ -27,7 +27,7 @@ class Job:
     seeds: int = arg(1, "how many, in one program", "[1, 65536]")
     seed: int = arg(0, "the first of them", "[0, 4294967295]")
     steps: int = arg(500_000, "environment steps of one seed; 1e6 is fine", "[1, 1000000000000]")
-    evals: int = arg(10, "evaluations on the way", "[1, 10000]")
+    evals: int = arg(10, "evaluations on the way, at most one an iteration", "[1, 10000]")
     eval_episodes: int = arg(32, "episodes of each, and of the final one", "[20, 100000]")
     seed_mode: str = arg(
         "vmap",
@@ -75,8 +75,6 @@ class Job:
         if not 1 <= self.iterations < 2**31:
             few = "less than one iteration" if not self.iterations else "more than 2**31 iterations"
             return f"steps: {self.steps} is {few} of {each} steps"
-        if self.evals > self.iterations:
-            return f"evals: {self.evals} is more than the {self.iterations} iterations"
         return ""
 
 
@@ -98,10 +96,7 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     _, cls = catalogue.load(run["paper"])
     hp = replace(cls.for_env(kind), **hyper)
     net = replace(cls.network_for(kind), **network)
-    job = Job(**run, env_params=env_params, network=net, hyper=hp)
-    if "evals" not in run and isinstance(job.steps, int):  # of a short run as many as there can be
-        job = dataclasses.replace(job, evals=max(1, min(job.evals, job.iterations)))
-    return check(job)
+    return check(Job(**run, env_params=env_params, network=net, hyper=hp))
 
 
 TABLES = ("run", "env_params", "network", "hyper")
@@ -180,12 +175,26 @@ def setting(slug: str, name: str) -> tuple[str, str, Any]:
 
 def said(method_: str, settings: dict[str, Any]) -> dict[str, dict]:
     """The tables of a method and of settings by their names, whichever table they are of."""
+    import envs
+
     slug, hp, network = method(method_)
     tables = dict(run=dict(paper=catalogue.absolute(slug)), network=network, hyper=hp)
     own = {f.name for f in dataclasses.fields(Job) if "doc" in f.metadata}
+    # lr.start, as a search has it
+    inner = {name: settings[name] for name in settings if "." in name}
+    settings = {name: x for name, x in settings.items() if name not in inner}
     for name, value in settings.items():
+        value = getattr(value, "tolist", lambda v=value: v)()  # of numpy's and jax's
         table, key, kind = ("run", name, int) if name in own else setting(slug, name)
         tables[table][key] = whole(value) if kind is int else from_toml(key, value)
+    for name, value in inner.items():
+        root, _, leaf = name.partition(".")
+        _, root, _ = setting(slug, root)
+        plain = catalogue.load(slug)[1].for_env(envs.kind(settings["env"]))
+        x = tables["hyper"].get(root, getattr(plain, root))
+        if not isinstance(x, Linear) or leaf not in ("start", "end"):
+            raise InputError(f"{slug}: no {name!r}; {root} is {to_toml(x)}")
+        tables["hyper"][root] = x.replace(**{leaf: float(value)})
     return tables
 
 
@@ -198,6 +207,8 @@ def text(x: Any) -> str:
     """Values as a person types them: 0.1,0.2 and 64+64 for a tuple."""
     if isinstance(x, str):
         return x
+    x = getattr(x, "tolist", lambda: x)()  # of numpy's and jax's
+    x = x if isinstance(x, list | tuple | range) else [x]
     parts = ["+".join(map(str, v)) if isinstance(v, tuple | list) else str(to_toml(v)) for v in x]
     return ",".join(parts).replace("True", "true").replace("False", "false")
 

@@ -107,15 +107,15 @@ FILMED = 500  # steps of a page's film, at most
 
 
 def film(folder: Path, films: Films) -> Path | None:
-    """A run's film: one that is there, or one that is made now where `films` says so."""
-    for suffix in ("gif", "mp4", "html"):
-        if (path := folder / f"render.{suffix}").exists():
-            return path
+    """The film that a run's pages show: its own, of the run as it is now; made where `films` says
+    so. What `jaxrl render` wrote may show anything."""
+    path = folder / "report.gif"
+    if path.exists() and path.stat().st_mtime >= (folder / "summary.json").stat().st_mtime:
+        return path
     if films.make:
         from jaxrl.run import render
 
         try:
-            path = folder / "render.gif"
             return render.film(folder, path, steps=FILMED, named=films.named, say=films.say).path
         except (InputError, RunError) as e:
             films.say(f"no film: {e}")
@@ -203,11 +203,13 @@ def run(folder: Path, films: Films = Films()) -> dict[str, str]:
         result(s),
     ]
     if shot := film(folder, films):
-        parts.append(Picture(shot, "One episode of a seed's policy."))
+        caption = f"An episode of the median seed's policy, to {FILMED} steps at most."
+        parts.append(Picture(shot, caption))
     if lost:
         parts += [Heading("Frozen seeds"), Table(["seed", "at iteration", "lost to"], lost)]
     meta = record.load_json(folder / "meta.json")
-    anew = again(meta, ["train", s["paper"], "--config", str(folder / "config.toml")])
+    config = str(folder / "config.toml")
+    anew = again(meta, ["train", s["paper"], "--env", s["env"], "--config", config])
     parts += [Heading("Settings"), Text(", ".join(settled) + "."), *anew]
     title = f"{Path(s['paper']).name} on {s['env']}, {s['seeds']} seeds"
     return write(folder, title, parts)
@@ -221,13 +223,13 @@ def points(rows: list[dict]) -> Table:
 
 
 def grid(asked: dict) -> list[str]:
-    """The command that asks for a sweep, but for the settings that stay."""
+    """The command that asks for a sweep."""
     run = asked["tables"]["run"]
     flags = [x for k in ("env", "seeds", "seed", "steps") for x in (f"--{k}", str(run[k]))]
     for how in ("vary", "static"):
         for name, values in asked[how].items():
             flags += [f"--{how}", f"{name}={jobs.text(values)}"]
-    return ["sweep", run["paper"], *flags]
+    return ["sweep", asked["method"], *flags]
 
 
 def sweep(folder: Path) -> dict[str, str]:
@@ -250,7 +252,7 @@ def sweep(folder: Path) -> dict[str, str]:
         points(rows),
         *again(found, grid(asked)),
     ]
-    written = write(folder, f"A sweep of {job['paper']} on {job['env']}", parts)
+    written = write(folder, f"A sweep of {Path(job['paper']).name} on {job['env']}", parts)
     return dict(picture=str(picture), report=written["html"], markdown=written["markdown"])
 
 

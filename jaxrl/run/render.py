@@ -25,7 +25,7 @@ from envs.draw import bodies
 from envs.draw.canvas import HEIGHT, WIDTH, Drawing, Episode
 from jaxrl.errors import InputError
 from jaxrl.run import evaluate, record
-from jaxrl.run.files import replacing
+from jaxrl.run.files import check_folder, replacing
 from jaxrl.run.run import Setting, evaluation_keys
 from jaxrl.run.train import Say
 
@@ -88,8 +88,7 @@ def film(
       InputError: there is no such run or seed, the film would be too long, or mp4 cannot be made.
       RunError: no checkpoint is whole, or the disk fails.
     """
-    if path.suffix == ".mp4":
-        check_mp4()
+    check_format(path)
     trained = record.load_summary(run)
     s, state = evaluate.load(run, best, named, say)
     returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
@@ -167,10 +166,14 @@ def frames(drawing: Drawing, episodes: Sequence[Episode]) -> Iterator[tuple[np.n
             yield draw.frame(drawing, e, t, note), t == len(e.reward)
 
 
-def check_mp4() -> None:
-    """InputError, with the mend, where what encodes it is not installed."""
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
+def check_format(path: Path) -> None:
+    """InputError, with the mend, for a film that could not be written."""
+    if path.suffix not in (".gif", ".mp4", ".html"):
+        raise InputError(f"out: {path} does not end in .gif, .mp4 or .html")
+    if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise InputError("format: mp4 needs imageio[ffmpeg]: pip install 'jaxrl[video]'")
+    if path.parent.exists():  # else the run's own, which is not there
+        check_folder(path)
 
 
 def write(path: Path, title: str, drawing: Drawing, episodes: Sequence[Episode], fps: int) -> None:

@@ -21,6 +21,7 @@ from jaxrl.run import catalogue
 from jaxrl.run.guard import guarded
 from jaxrl.run.job import Job
 
+KINDS = ("temp", "argument", "output", "alias")  # of a program's memory
 CHUNK_SECONDS = 10.0  # at most, about: so long does a signal wait
 
 
@@ -171,9 +172,14 @@ def build(s: Setting, *, sampled: bool = True) -> Program:
         return jax.jit(f).lower((state, s.keys), s.hp, s.world).compile()
 
     scorers = scorer(True), scorer(False) if sampled else None
-    need, kinds = loop.memory_analysis(), ("temp", "argument", "output")
-    size = sum(getattr(need, f"{kind}_size_in_bytes", 0) for kind in kinds)
-    return Program(init, loop, *scorers, chunk, time.perf_counter() - began, size)
+    return Program(init, loop, *scorers, chunk, time.perf_counter() - began, memory(loop))
+
+
+def memory(program: Any) -> int:
+    """Bytes that a compiled program takes, what is donated to it counted once."""
+    need = program.memory_analysis()
+    size = {k: getattr(need, f"{k}_size_in_bytes", 0) for k in KINDS}
+    return size["temp"] + size["argument"] + size["output"] - size["alias"]
 
 
 class Chunk(NamedTuple):
@@ -202,7 +208,8 @@ def execute(
     keys = evaluation_keys(s, 0)
     job, size = s.job, program.chunk
     total = job.iterations
-    stops = {round(total * (i + 1) / job.evals) for i in range(job.evals)}
+    evals = min(job.evals, total)
+    stops = {round(total * (i + 1) / evals) for i in range(evals)}
     while done < total:
         ahead = [stop - done for stop in stops if stop > done]
         if every := job.save_iterations:

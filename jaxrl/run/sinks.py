@@ -41,6 +41,13 @@ class Curve(NamedTuple):
     config: dict
     done: int | None  # environment steps of one seed before this session; None of a new run
 
+    @property
+    def key(self) -> str:
+        """Of this run alone; another that begins in the same folder has another."""
+        started = load_json(self.folder / "meta.json").get("started")
+        text = f"{self.folder.resolve()} {started} {self.part}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def about(self) -> dict[str, Any]:
         """What wandb and trackio are told alike."""
         name, group = (f"{self.run}-{self.part}", self.run) if self.part else (self.run, None)
@@ -96,13 +103,10 @@ class Service:
 def wandb(curve: Curve) -> Sink:
     import wandb
 
-    # with its beginning: a folder that was emptied and used again is another run
-    started = load_json(curve.folder / "meta.json").get("started")
-    key = f"{curve.folder.resolve()} {started} {curve.part}"
     run = wandb.init(
         **curve.about(),
         dir=str(curve.folder.absolute()),
-        id=hashlib.sha256(key.encode()).hexdigest()[:16],
+        id=curve.key,
         resume="allow",
         reinit="create_new",  # others stay open: another seed's, a notebook's
     )
@@ -114,7 +118,9 @@ def trackio(curve: Curve) -> Sink:
 
     resume = "never" if curve.done is None else "allow"
     # in a context of its own, since `init` finishes the run that it finds in its context
-    run = contextvars.Context().run(trackio.init, **curve.about(), resume=resume)
+    about = curve.about()
+    about["name"] += f"-{curve.key[:6]}"  # it knows a run by its name
+    run = contextvars.Context().run(trackio.init, **about, resume=resume)
     return Service(run, getattr(run, "_next_step", 0))  # it draws a step that it has twice
 
 
@@ -131,6 +137,11 @@ class Sinks:
 
     names: tuple[str, ...] = ()
     per_seed: bool = False  # a curve for each seed, not one of all
+
+    @classmethod
+    def of(cls, said: "str | Sinks") -> "Sinks":
+        """Sinks as a person says them from Python: a name, or this."""
+        return said if isinstance(said, Sinks) else cls((said,) if said else ())
 
     def __post_init__(self):
         for name in self.names:

@@ -8,7 +8,8 @@ import scipy.stats
 
 def iqm(x, axis: int = 0) -> np.ndarray:
     """Interquartile mean: the mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264)."""
-    return scipy.stats.trim_mean(x, 0.25, axis=axis)
+    middle = scipy.stats.trim_mean(x, 0.25, axis=axis)
+    return np.where(np.isnan(x).any(axis=axis), np.nan, middle)  # not trimmed away with the tail
 
 
 def interval(x, statistic=iqm, draws: int = 2000) -> tuple[float, float]:
@@ -30,14 +31,16 @@ def stratified(x: np.ndarray, draws: int, seed: int) -> np.ndarray:
 def difference(x, y, draws: int = 2000) -> tuple[float, tuple[float, float]]:
     """The interquartile mean of x less that of y, with its 95 % interval.
 
-    x, y: [strata, seeds], environments on one scale; seeds are drawn anew within each stratum and
-    each of x and y by itself, since two methods' runs are not pairs.
+    x, y: [strata, seeds], environments on one scale; (nan, nan) of one seed. Seeds are drawn anew
+    within each stratum and each of x and y by itself, since two methods' runs are not pairs.
     """
 
     def pooled(z):
         return iqm(z.reshape(*z.shape[:-2], -1), axis=-1)
 
     x, y = np.atleast_2d(np.asarray(x, float)), np.atleast_2d(np.asarray(y, float))
+    if min(x.shape[-1], y.shape[-1]) < 2:
+        return float(pooled(x) - pooled(y)), (float("nan"), float("nan"))
     gaps = pooled(stratified(x, draws, 0)) - pooled(stratified(y, draws, 1))
     low, high = np.percentile(gaps, [2.5, 97.5])
     return float(pooled(x) - pooled(y)), (float(low), float(high))

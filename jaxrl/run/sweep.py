@@ -8,6 +8,7 @@ DIR/report.html, .md     the page
 import dataclasses
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxrl import hyper
-from jaxrl.errors import InputError, did_you_mean
+from jaxrl.errors import DIVERGED, InputError, RunError, did_you_mean
 from jaxrl.run import catalogue, record
 from jaxrl.run import job as jobs
 from jaxrl.run.files import locked, write_whole
@@ -29,6 +30,7 @@ from jaxrl.run.train import Say
 
 RECORD = "sweep.json"
 FRESH = 1_000_000  # the first of the seeds on which the best point is tried again
+MOST = 10_000  # values of a range
 SHARE = 0.5  # of the memory there is, that a program may take
 RANGE = re.compile(r"(?P<low>[-+.\de]+?)\.\.(?P<high>[-+.\de]+):(?P<how>log|lin)(?P<n>\d*)")
 
@@ -68,7 +70,7 @@ def values(slug: str, text: str, ranges: bool = False) -> tuple[str, list | Rang
     except ValueError as e:
         raise wrong from e
     log = found["how"] == "log"
-    if n < 2 or not low < high or (log and low <= 0):
+    if not 2 <= n <= MOST or not low < high < math.inf or (log and low <= 0):
         raise wrong
     if whole:
         return name, Range(low, high, log)
@@ -79,6 +81,7 @@ def values(slug: str, text: str, ranges: bool = False) -> tuple[str, list | Rang
 class Plan(NamedTuple):
     """A sweep, checked."""
 
+    method: str
     job: Job  # without what is varied
     vary: dict[str, Any]  # lists; in a search a `Range` too
     static: dict[str, list]
@@ -125,6 +128,9 @@ def read(
     slug, hp, network = jobs.method(method)
     run = run | dict(paper=catalogue.absolute(slug))
     job = jobs.resolve(run=run, env_params={}, network=network, hyper=hp)
+    if job.seed + job.seeds > FRESH:
+        last = job.seed + job.seeds - 1
+        raise InputError(f"seed: {last} is one of the fresh seeds, which begin at {FRESH}")
     said: list[tuple[str, Any]] = [values(slug, text, ranges) for text in (*vary, *static)]
     roots = [name.split(".")[0] for name, _ in said]
     inner = list(hyper.leaves(job.hyper))
@@ -145,7 +151,7 @@ def read(
             raise InputError(f"{name}: a value is given twice")
         if name in traced and len({jax.tree.structure(x) for x in among}) > 1:
             raise InputError(f"{name}: a number and a schedule do not go in one program")
-    return Plan(job, dict(said[: len(vary)]), dict(said[len(vary) :]))
+    return Plan(method, job, dict(said[: len(vary)]), dict(said[len(vary) :]))
 
 
 def available() -> int:
@@ -218,7 +224,8 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
     Each point trains on the same seeds. The best by its interquartile mean over them is tried again
     on as many seeds that were used for nothing else, and that is the result to quote.
     """
-    question = dict(tables=jobs.to_tables(asked.job), vary=asked.vary, static=asked.static)
+    question = dict(method=asked.method, vary=asked.vary, static=asked.static)
+    question |= dict(tables=jobs.to_tables(asked.job))
     question = json.loads(json.dumps(question, default=jobs.to_toml))
     number, points = asked.job.seeds, asked.points
     with locked(folder):
@@ -235,7 +242,8 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
             done["programs"][name] = finite(x.reshape(len(points), number))
             write_whole(file, json.dumps(done, indent=1))
         rows = table(asked, done["programs"])
-        best = max(rows, key=merit)
+        if (best := max(rows, key=merit))["iqm"] is None:
+            raise RunError(f"sweep: each of {len(rows)} points lost a seed to NaN", DIVERGED)
         if done["fresh"] is None:
             say(f"the best of {len(rows)}, {named(best['point'])}, on fresh seeds")
             s = set_up(dataclasses.replace(asked.at(best["point"]), seed=FRESH))

@@ -53,6 +53,13 @@ def plan(method: str, run: dict, vary: Sequence[str] = (), static: Sequence[str]
     return asked
 
 
+def check_sizes(trials: int, batch: int, rows: int) -> None:
+    """InputError, in one line, for what is not a number of them."""
+    for name, x, least in (("trials", trials, 1), ("batch", batch, 1), ("rows", rows, 0)):
+        if not isinstance(x, int) or x < least:
+            raise InputError(f"{name}: {x} is not a whole number in [{least}, inf)")
+
+
 def usual(job: Job, said: dict) -> dict[str, Range]:
     """The space where none is said: lr, or where it is a schedule its start, from a tenth to ten
     times its value; the floats that the paper adds to its family, from a third to three times.
@@ -276,14 +283,16 @@ def tune(
       RunError: every trial failed.
     """
     words = {k: str(v) if isinstance(v, Range) else v for k, v in asked.vary.items()}
-    question = dict(tables=jobs.to_tables(asked.job), vary=words, static=asked.static, batch=batch)
+    check_sizes(trials, batch, limit)
+    question = dict(method=asked.method, vary=words, static=asked.static, batch=batch)
+    question |= dict(tables=jobs.to_tables(asked.job))
     question = json.loads(json.dumps(question, default=jobs.to_toml))
     with locked(folder):
         file = folder / RECORD
         found = opened(file, question, "search")
         write_whole(file, json.dumps(found, indent=1))
         study = study_of(folder)
-        programs = Programs(min(batch, trials) * asked.job.seeds, limit, say)
+        programs = Programs(batch * asked.job.seeds, limit, say)
         while (count := len(counted(study))) < trials:
             n = min(batch, trials - count)
             batch_of(study, asked, count, n, programs)

@@ -208,7 +208,7 @@ def test_who_is_not_there_is_said_in_one_line(monkeypatch, capsys, tiny):
     code, out, err = call(["--items", "e", "--rounds", 1], capsys)
     assert code == 0 and "steps/s" in out
     assert err == "peer rejax is not installed: pip install 'jaxrl[bench]'\n"
-    assert bench.peers_of(TINY["e"], set_up(TINY["e"].job(1))) == {}
+    assert bench.peers_of(TINY["e"], set_up(TINY["e"].job(1)), print) == {}
 
 
 # ---- the command -----------------------------------------------------------------------------

@@ -135,11 +135,11 @@ def test_a_report_skips_what_it_cannot_read(compared, tmp_path, capsys):
 def test_a_page_shows_the_policies_at_work(compared, capsys):
     folder, out, _ = compared
     one, other = (Path(r["folder"]) for r in out["rows"] if r["env"] == ENVS[1] and not r["error"])
-    for path in folder.glob("**/render.gif"):
+    for path in folder.glob("**/report.gif"):
         path.unlink()
     with pytest.raises(SystemExit):
         main(["report", "--no-films", str(one)])
-    assert not (one / "render.gif").exists()
+    assert not (one / "report.gif").exists()
     assert "image/gif" not in (one / "report.html").read_text()
     config = (other / "config.toml").read_text()
     (other / "config.toml").write_text(config.replace('"spo"', '"./mine.py"'))
@@ -148,12 +148,12 @@ def test_a_page_shows_the_policies_at_work(compared, capsys):
     said = capsys.readouterr().err
     assert e.value.code == 0 and said.count("no film: ") == 1 and "./mine.py is code" in said
     (other / "config.toml").write_text(config)
-    assert (one / "render.gif").exists() and not (other / "render.gif").exists()
+    assert (one / "report.gif").exists() and not (other / "report.gif").exists()
     assert "data:image/gif;base64," in (one / "report.html").read_text()
-    assert "(render.gif)" in (one / "report.md").read_text()
+    assert "(report.gif)" in (one / "report.md").read_text()
     files = pages.of(folder)  # what is there, and no other
     assert Path(files["report"]).read_text().count("data:image/gif") == 1
-    name = (one / "render.gif").relative_to(folder)
+    name = (one / "report.gif").relative_to(folder)
     assert f"]({name})" in Path(files["markdown"]).read_text()
 
 

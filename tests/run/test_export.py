@@ -146,7 +146,7 @@ def test_what_an_npz_says_of_itself(run, tmp_path, capfd, monkeypatch):
         file=str(files[0]),
         bytes=files[0].stat().st_size,
         inputs=["obs float32[n, 3]"],
-        outputs=["action float32[n, 1]"],
+        outputs=["action float32[n, 1] in [-1, 1]"],
     )
     other = SEED + 1 - median
     assert call([run, "--out", files[1], "--seed", other, "--paper", "mine.py"], capfd)[0] == 0

@@ -70,6 +70,15 @@ def test_one_seed_has_no_interval():
     got = summarise([3.0])
     assert got["iqm"] == got["mean"] == got["min"] == 3.0
     assert got["ci95"] == [None, None]
+    gap, ends = difference([3.0], [1.0])
+    assert gap == 2.0 and np.isnan(ends).all()
+
+
+def test_a_lost_seed_is_not_trimmed_away_with_the_tail():
+    x = np.arange(8.0)
+    assert iqm(x) == 3.5 and np.isnan(iqm(np.where(x == 7, np.nan, x)))
+    two = iqm(np.stack([x, np.where(x == 0, np.nan, x)]), axis=1)
+    assert two[0] == 3.5 and np.isnan(two[1])
 
 
 def test_curves_carry_the_last_value_over_gaps():

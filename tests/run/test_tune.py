@@ -305,9 +305,9 @@ BAD = [
     ("--static epochs=1..8:log", "vary: epochs is static: epochs=V,V,... and no range"),
     ("--static lr=0.1,0.2", "vary: lr is vmapped: --vary lr=..."),
     ("--static minibatches=3", "minibatches: 3 does not divide"),
-    ("--trials 0", "trials: 0 is outside [1, inf)"),
-    ("--batch 0", "batch: 0 is outside [1, inf)"),
-    ("--rows -1", "rows: -1 is outside [0, inf)"),
+    ("--trials 0", "trials: 0 is not a whole number in [1, inf)"),
+    ("--batch 0", "batch: 0 is not a whole number in [1, inf)"),
+    ("--rows -1", "rows: -1 is not a whole number in [0, inf)"),
     ("--seeds 0", "seeds: 0 is outside"),
 ]
 
