@@ -120,7 +120,7 @@ class Run(Result):
         stochastic: bool = False,
         best: bool = False,
         env_params: Mapping[str, float] = {},
-        gymnasium: str = "",
+        gymnasium: str | None = None,
     ) -> np.ndarray:
         """Play every seed's policy, and give its mean return [seeds].
 
@@ -133,12 +133,8 @@ class Run(Result):
         """
         evaluate.check(episodes, seed, gymnasium, env_params)
         s, state = evaluate.load(self.folder, best, self.named)
-        how: Any = dict(episodes=episodes, seed=seed, greedy=not stochastic)
-        if gymnasium:
-            result = evaluate.play_gymnasium(s, state, gymnasium, **how)
-        else:
-            s = evaluate.elsewhere(s, dict(env_params)) if env_params else s
-            result = evaluate.play_here(s, state, **how)
+        how = dict(episodes=episodes, seed=seed, greedy=not stochastic)
+        result = evaluate.play(s, state, dict(env_params), gymnasium, **how)
         return np.array(result["per_seed"], float)
 
     def render(self, path: str | Path = "", **how: Any) -> Film:
@@ -267,7 +263,7 @@ def compare(
       run: seeds (10), seed, steps, evals, on_nan and eval_episodes, of every run.
     """
     envs = [env] if isinstance(env, str) else list(env)
-    catalogue.several(papers)
+    catalogue.several(papers)  # a name alone is a sequence too, of its letters
     run = dict(seeds=10) | {k: jobs.whole(x) for k, x in run.items()}
     target = Path(folder) if folder else unused("compare", *papers)
     see = lambda job: shown(job, quiet)

@@ -193,6 +193,7 @@ def test_other_calls_that_are_not_allowed_are_one_line(run, tmp_path, monkeypatc
         (lambda: jaxrl.tune("ppo", **env, trials=2.5), "trials: 2.5 is not a whole number"),
         (lambda: run.evaluate(0), "episodes: 0 is outside"),
         (lambda: run.evaluate(gymnasium="X", env_params={"g": 1}), "env_param: Gymnasium's"),
+        (lambda: run.evaluate(gymnasium="", env_params={"g": 1}), "env_param: Gymnasium's"),
         (lambda: run.export("p.onnx"), "out: p.onnx does not end in .npz or .stablehlo"),
         (lambda: run.export("p.npz", stochastic=True), "stochastic: an .npz acts either way"),
         (lambda: run.export("no/p.npz"), "out: no is not a folder to write to"),

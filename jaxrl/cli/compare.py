@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from jaxrl.cli.options import Spread, Whole, only_json, sunk
-from jaxrl.cli.output import columns, speaker, unused
+from jaxrl.cli.output import columns, print_files, speaker, unused
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue
 
@@ -52,5 +52,4 @@ def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
     if not as_json:
         for line in columns([pages.HEAD, *pages.lines(out["rows"])]):
             click.echo(line)
-        for name, path in out["files"].items():
-            click.echo(f"{name:<9}{path}", err=True)
+        print_files(out["files"])

@@ -37,13 +37,8 @@ def command(run, episodes, seed, stochastic, gymnasium, env_params, best, own, a
         evaluate.check(episodes, seed, gymnasium, env_params)
         trained = record.load_summary(Path(run))
         s, state = evaluate.load(Path(run), best, own, speaker())
-        if env_params:
-            s = evaluate.elsewhere(s, dict(env_params))
         how = dict(episodes=episodes, seed=seed, greedy=not stochastic)
-        if gymnasium is not None:
-            result = evaluate.play_gymnasium(s, state, gymnasium, **how)
-        else:
-            result = evaluate.play_here(s, state, **how)
+        result = evaluate.play(s, state, dict(env_params), gymnasium, **how)
         changed = "".join(f", {k}={v}" for k, v in env_params)
         where = s.job.env + changed if gymnasium is None else f"gymnasium:{gymnasium}"
         before = trained["final_return_stochastic" if stochastic else "final_return"]

@@ -97,6 +97,17 @@ class Spread(click.Command):
         return super().parse_args(ctx, out)
 
 
+def check_names(paper: str, env: str) -> None:
+    """InputError for a mistyped paper or environment, before jax is imported."""
+    import envs as registry
+    from jaxrl.run import catalogue
+
+    catalogue.find(paper.partition(":")[0])
+    if not env:
+        raise InputError("env: none given; jaxrl envs lists them")
+    registry.check_name(env)
+
+
 def kind(field: dataclasses.Field) -> click.ParamType:
     """How a field's flag is parsed."""
     text = str(field.type)

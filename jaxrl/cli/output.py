@@ -32,6 +32,12 @@ def writable(path: Path, replaces: Path | None = None) -> Path:
     return path
 
 
+def print_files(files: dict[str, str]) -> None:
+    """What was written, on standard error."""
+    for name, path in files.items():
+        click.echo(f"{name:<9}{path}", err=True)
+
+
 def columns(rows: list) -> list[str]:
     """Rows of cells as lines; a long last cell, an error, is not cut."""
     widths = [max(len(r[i]) for r in rows if not errs(r, i)) for i in range(len(rows[0]))]

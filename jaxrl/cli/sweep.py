@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Whole, only_json
-from jaxrl.cli.output import columns, speaker, unused
+from jaxrl.cli.options import Whole, check_names, only_json
+from jaxrl.cli.output import columns, print_files, speaker, unused
 from jaxrl.errors import InputError
-from jaxrl.run import catalogue
 
 
 @click.command()
@@ -30,12 +29,7 @@ def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
     jaxrl sweep ppo:num-envs=32 --vary lr=1e-4..1e-2:log8. Start it again with the same --run to go
     on.
     """
-    import envs as registry
-
-    catalogue.find(paper.partition(":")[0])
-    if not env:
-        raise InputError("env: none given; jaxrl envs lists them")
-    registry.check_name(env)
+    check_names(paper, env)
     if rows < 0:
         raise InputError(f"rows: {rows} is outside [0, inf)")
     with only_json(as_json) as emit:
@@ -53,5 +47,4 @@ def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
         from jaxrl.run.stats import describe
 
         click.echo(f"the best, on fresh seeds: {describe(out['best']['fresh'])}")
-        for name, path in out["files"].items():
-            click.echo(f"{name:<9}{path}", err=True)
+        print_files(out["files"])

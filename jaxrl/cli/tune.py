@@ -4,10 +4,8 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Whole, only_json
-from jaxrl.cli.output import columns, speaker, unused
-from jaxrl.errors import InputError
-from jaxrl.run import catalogue
+from jaxrl.cli.options import Whole, check_names, only_json
+from jaxrl.cli.output import columns, print_files, speaker, unused
 
 
 @click.command()
@@ -32,12 +30,7 @@ def command(paper, env, trials, vary, static, batch, rows, folder, as_json, quie
     defaults. The best and the defaults are trained again on fresh seeds: that is the result to
     quote. Start it again with the same --run to go on, or with more --trials.
     """
-    import envs as registry
-
-    catalogue.find(paper.partition(":")[0])
-    if not env:
-        raise InputError("env: none given; jaxrl envs lists them")
-    registry.check_name(env)
+    check_names(paper, env)
     with only_json(as_json) as emit:
         from jaxrl.run import pages
         from jaxrl.run.tune import check_sizes, described, plan, tune
@@ -54,5 +47,4 @@ def command(paper, env, trials, vary, static, batch, rows, folder, as_json, quie
             click.echo(line)
         for line in pages.verdict(out):
             click.echo(line)
-        for name, path in out["files"].items():
-            click.echo(f"{name:<9}{path}", err=True)
+        print_files(out["files"])

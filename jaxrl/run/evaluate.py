@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 import envs
 from jaxrl.errors import InputError
+from jaxrl.run import record
 from jaxrl.run.run import Setting, evaluation_keys, over_rows, score, set_up
 from jaxrl.run.stats import summarise
 from jaxrl.run.train import Say, final, reopen, restore
@@ -37,7 +38,7 @@ def check(episodes: int, seed: int, gymnasium: str | None, env_params: Any) -> N
         raise InputError(f"episodes: {episodes} is outside [1, 100000]")
     if not 0 <= seed < 2**31:
         raise InputError(f"seed: {seed} is outside [0, 2**31)")
-    if gymnasium and env_params:
+    if gymnasium is not None and env_params:
         raise InputError("env_param: Gymnasium's environments keep their own physics")
 
 
@@ -61,9 +62,41 @@ def whose(s: Setting, returns: Sequence[float | None], seed: int | None) -> tupl
     return index, f"{s.job.title}, seed {seeds[index]}{chosen}"
 
 
+class Seed(NamedTuple):
+    """One seed of a finished run."""
+
+    setting: Setting
+    state: Any  # every seed's
+    row: int
+    title: str
+    final_return: float | None
+
+
+def one_seed(
+    run: Path, seed: int | None, best: bool, stochastic: bool, named: Iterable[str], say: Say
+) -> Seed:
+    """The policy of a seed; None: of that with the median final return.
+
+    Raises:
+      InputError, RunError: as `load`, or the run has no such seed.
+    """
+    trained = record.load_summary(run)
+    s, state = load(run, best, named, say)
+    returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
+    row, title = whose(s, returns, seed)
+    return Seed(s, state, row, title, returns[row])
+
+
 def elsewhere(s: Setting, env_params: dict) -> Setting:
     """The setting with other parameters of its environment. InputError if it has none such."""
     return s._replace(world=envs.make(s.job.env, **(s.job.env_params | env_params)))
+
+
+def play(s: Setting, state: Any, env_params: dict, gymnasium: str | None, **how: Any) -> dict:
+    """The statistics of every seed's policy where it is to be played."""
+    if gymnasium is not None:
+        return play_gymnasium(s, state, gymnasium, **how)
+    return play_here(elsewhere(s, env_params) if env_params else s, state, **how)
 
 
 def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:

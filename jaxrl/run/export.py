@@ -101,13 +101,12 @@ def export(
       RunError: no checkpoint is whole, or the disk fails.
     """
     check_form(path, stochastic)
-    trained = record.load_summary(run)
-    s, state = evaluate.load(run, best, named, say)
-    returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
-    index, title = evaluate.whose(s, returns, seed)
+    s, state, index, title, final_return = evaluate.one_seed(
+        run, seed, best, stochastic, named, say
+    )
     leaves = policy(s, state, index)
     if path.suffix == ".npz":
-        content = arrays(leaves, describe(s, index, best, returns[index]))
+        content = arrays(leaves, describe(s, index, best, final_return))
     else:
         content = program(s, leaves, stochastic, say)
     with replacing(path, "export") as new:

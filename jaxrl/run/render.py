@@ -24,7 +24,7 @@ from envs.base import AutoReset, Step
 from envs.draw import bodies
 from envs.draw.canvas import HEIGHT, WIDTH, Drawing, Episode
 from jaxrl.errors import InputError
-from jaxrl.run import evaluate, record
+from jaxrl.run import evaluate
 from jaxrl.run.files import check_folder, replacing
 from jaxrl.run.run import Setting, evaluation_keys
 from jaxrl.run.train import Say
@@ -89,10 +89,7 @@ def film(
       RunError: no checkpoint is whole, or the disk fails.
     """
     check_format(path)
-    trained = record.load_summary(run)
-    s, state = evaluate.load(run, best, named, say)
-    returns = trained["final_return_stochastic" if stochastic else "final_return"]["per_seed"]
-    index, title = evaluate.whose(s, returns, seed)
+    s, state, index, title, _ = evaluate.one_seed(run, seed, best, stochastic, named, say)
     drawing, play = player(s, state, limit(s.world, steps, episodes), not stochastic)
     played = [play(index, key) for key in keys(s, index, episodes)]
     write(path, title, drawing, played, fps := fps or drawing.fps)
