@@ -6,7 +6,8 @@ vmapped over, and changing gravity recompiles nothing):
 - `Env`: *one* episode. `reset(key) -> (state, obs)`; `step(key, state, action) -> Step`.
   Wrappers (`TimeLimit`, `RescaleAction`) go from `Env` to `Env`.
 - `World`: *n* episodes in a row, for ever. `reset(key, n) -> (state, obs)`;
-  `step(key, state, action) -> (state, Transition)`. `AutoReset(env)` makes one.
+  `step(key, state, action) -> (state, Transition)`. `AutoReset(env)` makes one. A world may `draw` what
+  is random in many steps beforehand, and then takes a step's part of it for a key.
 
 `envs.make(name)` gives a world. Learners know only worlds: one whose rows are environments x agents
 is as good as any.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs.spaces import Box, Space
+from jaxrl.types import is_key
 
 
 class Step(NamedTuple):
@@ -182,15 +184,21 @@ class AutoReset(Wrapper):
     def reset(self, key, n):
         return jax.vmap(self.env.reset)(jax.random.split(key, n))
 
+    def draw(self, key, steps, n):
+        """All that is random in steps of n copies, [steps, ...]; `step` takes one of it for a key.
+        A loop that need not draw is twice as fast on a CPU."""
+        keys = jax.random.split(key, (steps, n + min(self.resets or n, n)))
+        return keys[:, :n], jax.vmap(jax.vmap(self.env.reset))(keys[:, n:])
+
     def step(self, key, state, action):
         n = jax.tree.leaves(action)[0].shape[0]
-        fresh = min(self.resets or n, n)
-        key_step, key_reset = jax.random.split(key)
-        s = jax.vmap(self.env.step)(jax.random.split(key_step, n), state, action)
+        if is_key(key):
+            key = jax.tree.map(lambda x: x[0], self.draw(key, 1, n))
+        keys, start = key
+        s = jax.vmap(self.env.step)(keys, state, action)
         done = s.terminated | s.truncated
-        start = self.reset(key_reset, fresh)
-        if fresh < n:
-            turn = (jnp.cumsum(done) - 1) % fresh
+        if 0 < self.resets < n:
+            turn = (jnp.cumsum(done) - 1) % self.resets
             start = jax.tree.map(lambda x: x[turn], start)
 
         def choose(new, old):

@@ -55,7 +55,8 @@ class Played(NamedTuple):
 
 def _bare(world: Any, key: jax.Array, state: Any, action: Any) -> Any:
     """One step of the copies themselves, without any reset."""
-    return jax.vmap(world.env.step)(jax.random.split(key, COPIES), state, action)
+    keys = world.draw(key, 1, COPIES)[0][0]  # AutoReset's own
+    return jax.vmap(world.env.step)(keys, state, action)
 
 
 def _play(world: Any, key: jax.Array, keys: jax.Array, bare: bool) -> Played:
@@ -64,8 +65,8 @@ def _play(world: Any, key: jax.Array, keys: jax.Array, bare: bool) -> Played:
     def one(state, key):
         ka, ks = jax.random.split(key)
         action = _sample(world.action_space, ka)
-        # AutoReset's own key; another world's is unknown, and a second one tells whether it matters
-        under = [jax.random.split(ks)[0]] + [ka] * (type(world) is not AutoReset)
+        # another world's key is unknown, and a second one tells whether it matters
+        under = [ks] + [ka] * (type(world) is not AutoReset)
         steps = [_bare(world, k, state, action).obs for k in under if bare]
         after, tr = world.step(ks, state, action)
         return jax.tree.map(lambda x, y: cast(x, y.dtype), after, state), (tr, steps)

@@ -50,6 +50,8 @@ class Policy(NamedTuple):
     memory: Callable[[int], Any]  # (n) -> memory at the start of n episodes; () if none
     act: Callable[..., Any]  # (params, obs, start, memory, key) -> (action, record, value, memory)
     judge: Callable[[Params, Params, Batch, Key], View]  # (params, old params, batch, key) -> View
+    # (key, steps, n) -> what `act` of n takes for a key, [steps, ...]
+    draw: Callable[[Key, int, int], Any] = lambda key, steps, n: jax.random.split(key, steps)
 
 
 def train(algo: Algo, key: Key, hp: Any, world: Any, n: int) -> tuple[Any, dict]:

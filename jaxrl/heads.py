@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.spaces import Box, Discrete, MultiDiscrete, Space
 from jaxrl.errors import InputError
+from jaxrl.types import Key
 
 MASKED = -1e9  # a logit that means never: finite, so that 0 * log 0 stays 0 in entropy and KL
 
@@ -25,6 +26,10 @@ class Head(NamedTuple):
         [Any], Any
     ]  # out -> sample(seed=), log_prob, entropy, kl_divergence, mode
     action: Callable[[jax.Array], jax.Array] = lambda raw: raw
+    # What `sample` makes actions [*shape] of: without noise of its own, a key for each row of them.
+    # A rollout draws it all at once, because threefry is slow inside a CPU's loops.
+    noise: Callable[[Key, tuple[int, ...]], Any] = lambda key, n: jax.random.split(key, n[:-1])
+    sample: Callable[[Any, Any], Any] = lambda pi, key: pi.sample(seed=key)
 
 
 class Product:
@@ -74,6 +79,11 @@ class Squashed(Product):
         return super().entropy() + (log_det_tanh(u) * WEIGHTS).sum((-1, -2))
 
 
+def gumbel_max(pi: Any, noise: jax.Array) -> jax.Array:
+    """A sample of a softmax, as the largest of its logits and Gumbel noise together."""
+    return (pi.logits + noise).argmax(-1)
+
+
 def categorical(n: int) -> Head:
     """Softmax over n actions; an "action_mask" [..., n] in the observation rules some out."""
     import distrax
@@ -83,7 +93,9 @@ def categorical(n: int) -> Head:
             return jnp.where(obs["action_mask"], x, MASKED)
         return x
 
-    return Head(n, dict, output, lambda logits: distrax.Categorical(logits=logits))
+    build = lambda logits: distrax.Categorical(logits=logits)
+    noise = lambda key, shape: jax.random.gumbel(key, (*shape, n))
+    return Head(n, dict, output, build, noise=noise, sample=gumbel_max)
 
 
 def multi_discrete(n: tuple[int, ...]) -> Head:
@@ -100,7 +112,11 @@ def multi_discrete(n: tuple[int, ...]) -> Head:
             ok = ok & obs["action_mask"].astype(bool)
         return jnp.where(ok, x[..., np.where(inside, columns, 0)], MASKED)
 
-    return Head(sum(n), dict, output, lambda o: Product(distrax.Categorical(logits=o)))
+    build = lambda logits: Product(distrax.Categorical(logits=logits))
+    noise = lambda key, shape: jax.random.gumbel(key, (*shape, len(n), widest))
+    return Head(
+        sum(n), dict, output, build, noise=noise, sample=lambda pi, g: gumbel_max(pi.base, g)
+    )
 
 
 def gaussian(
@@ -129,6 +145,8 @@ def gaussian(
         output,
         lambda o: kind(distrax.Normal(o["loc"], o["scale"])),
         jnp.tanh if squash else lambda raw: raw,
+        lambda key, shape: jax.random.normal(key, (*shape, dim)),
+        lambda pi, noise: pi.base.loc + pi.base.scale * noise,
     )
 
 

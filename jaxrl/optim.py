@@ -16,10 +16,17 @@ from jaxrl.types import Params
 
 
 def adam(hp: Any, t: Any = 0) -> optax.GradientTransformation:
-    """Adam at iteration t's learning rate, after clipping the gradient's global norm (inf: off)."""
-    return optax.chain(
-        optax.clip_by_global_norm(hp.max_grad_norm), optax.adam(at(hp.lr, t, hp), eps=1e-5)
-    )
+    """Adam at iteration t's learning rate, after clipping the gradient's global norm (inf: off).
+
+    It sees one vector of all parameters: one kernel to compile and to run, not one for each leaf.
+    """
+    step = optax.adam(at(hp.lr, t, hp), eps=1e-5)
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(hp.max_grad_norm), step))
+
+
+def norm(tree: Params) -> jax.Array:
+    """The norm of all leaves together, as `adam` computes it to clip: at no further cost."""
+    return optax.tree.norm(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]))
 
 
 def stopping(hp: Any, t: Any = 0) -> optax.GradientTransformation:

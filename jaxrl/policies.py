@@ -11,6 +11,7 @@ from jaxrl.errors import InputError
 from jaxrl.heads import Head
 from jaxrl.hyper import arg, check, hyper
 from jaxrl.networks import ACTIVATIONS, CNN, MLP, ActorCritic, Recurrent
+from jaxrl.types import is_key
 
 TORSOS = {"mlp": MLP, "cnn": CNN}
 
@@ -49,11 +50,21 @@ def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
     return feedforward(ActorCritic(head.size, torso, network.shared, values), head)
 
 
-def choose(head: Head, out, key):
-    """An action from π(.|s), or its mode where key is None: (action, record)."""
+def choose(head: Head, out, key, n: int):
+    """n actions from π(.|s), or its mode where key is None: (action, record).
+
+    key: a key, or the noise that the head made of one.
+    """
     pi = head.distribution(out)
-    raw = pi.mode() if key is None else pi.sample(seed=key)
+    if is_key(key):
+        key = head.noise(key, (n,))
+    raw = pi.mode() if key is None else head.sample(pi, key)
     return head.action(raw), dict(raw=raw, out=out, log_prob=pi.log_prob(raw))
+
+
+def draw(head: Head, key, steps: int, n: int):
+    """What `choose` takes for a key in each of so many steps, [steps, ...]."""
+    return head.noise(key, (steps, n))
 
 
 def view(head: Head, out, value, batch) -> View:
@@ -89,12 +100,12 @@ def feedforward(net, head: Head) -> Policy:
 
     def act(params, obs, start, memory, key):
         out, value = apply(params, obs, start)
-        return *choose(head, out, key), value, memory
+        return *choose(head, out, key, len(start)), value, memory
 
     def judge(params, old_params, batch, key):
         return view(head, *apply(params, batch.obs, batch.start), batch)
 
-    return Policy(init, lambda n: (), act, judge)
+    return Policy(init, lambda n: (), act, judge, partial(draw, head))
 
 
 def recurrent(net, head: Head, units: int) -> Policy:
@@ -114,10 +125,10 @@ def recurrent(net, head: Head, units: int) -> Policy:
         one = jax.tree.map(lambda x: x[None], (obs, start))
         out, value, memory = apply(params, *one, memory)
         out, value = jax.tree.map(lambda x: x[0], (out, value))
-        return *choose(head, out, key), value, memory
+        return *choose(head, out, key, len(start)), value, memory
 
     def judge(params, old_params, batch, key):
         out, value, _ = apply(params, batch.obs, batch.start, batch.memory)
         return view(head, out, value, batch)
 
-    return Policy(init, lambda n: jnp.zeros((n, units)), act, judge)
+    return Policy(init, lambda n: jnp.zeros((n, units)), act, judge, partial(draw, head))

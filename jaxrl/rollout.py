@@ -1,5 +1,6 @@
 """Collecting experience: a rollout under any parameters, and what finished on the way."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,6 +56,11 @@ def first(reward: jax.Array) -> jax.Array:
     return reward if reward.ndim == 1 else reward[..., 0]
 
 
+def draw(world: Any, key: Key, steps: int, n: int) -> Any:
+    """What steps of n environments take for keys, [steps, ...]: keys where the world draws none."""
+    return world.draw(key, steps, n) if hasattr(world, "draw") else jax.random.split(key, steps)
+
+
 def rollout(
     policy: Policy, params: Params, stage: Stage, key: Key, hp: Any, world: Any, steps: int
 ) -> tuple[Stage, Batch, dict[str, jax.Array]]:
@@ -64,12 +70,12 @@ def rollout(
     (NaN if none did: an unfinished episode is not a return of 0), and `episodes`, their count.
     """
 
-    def one(carry, key):
+    def one(carry, drawn):
         env, obs, start, memory, ep, total = carry
-        key_act, key_env = jax.random.split(key)
+        noise, chance = drawn
         seen = see(stage, obs)
-        action, record, value, memory = policy.act(params, seen, start, memory, key_act)
-        env, s = world.step(key_env, env, action)
+        action, record, value, memory = policy.act(params, seen, start, memory, noise)
+        env, s = world.step(chance, env, action)
         done = s.terminated | s.truncated
         ep = Episodes(ep.ret + first(s.reward), ep.length + 1)
         finished = dict(
@@ -90,11 +96,15 @@ def rollout(
     remembers = bool(jax.tree.leaves(stage.memory))
     total = dict.fromkeys(("episode_return", "episode_length", "episodes"), jnp.zeros(()))
     carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
-    carry, (batch, raw) = jax.lax.scan(one, carry, jax.random.split(key, steps))
+    key_act, key_env = jax.random.split(key)
+    drawn = policy.draw(key_act, steps, hp.num_envs), draw(world, key_env, steps, hp.num_envs)
+    carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
     if not remembers:  # one large product instead of T small ones
-        value = policy.act(params, batch.obs, batch.start, (), None)[2]
-        ahead = policy.act(params, batch.next_value, batch.start, (), None)[2]
-        batch = batch.replace(value=value, next_value=ahead)
+        look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
+        value = look(batch.obs, batch.start)
+        batch = batch.replace(value=value, next_value=ahead_of(look, value, batch))
+    none = jax.tree.map(jnp.zeros_like, batch.next_value)
+    batch = batch.replace(next_value=choose(batch.terminated, none, batch.next_value))
     batch = batch.replace(old=batch.record, memory=stage.memory)
     env, obs, start, memory, episodes, total = carry
     stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)
@@ -107,6 +117,36 @@ def rollout(
         k: jnp.where(count > 0, v / count, jnp.nan) for k, v in total.items() if k != "episodes"
     }
     return stage, batch, mean | dict(episodes=count)
+
+
+def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
+    """What `look` says of the true next observations, which stand in `next_value`.
+
+    Mostly it is what `value` has a step later. Only the last observations and those of truncated
+    steps are looked at, a step of each environment at a time: seldom more than one. Of a terminal
+    observation it says nothing of use.
+    """
+    rows = jnp.arange(b.start.shape[1])
+    pick = lambda tree, t: jax.tree.map(lambda x: x[t, rows], tree)
+    at = lambda t: look(pick(b.next_value, t), b.start[0])
+
+    def one(carry):
+        left, out = carry
+        t = left.argmax(0)
+        new = choose(left[t, rows], at(t), pick(out, t))
+        put = lambda x, y: x.at[t, rows].set(y)
+        return left.at[t, rows].set(False), jax.tree.map(put, out, new)
+
+    last = at(jnp.full_like(rows, -1))
+    later = jax.tree.map(lambda x, end: jnp.concatenate([x[1:], end[None]]), value, last)
+    cut = (b.done & ~b.terminated).at[-1].set(False)
+    return jax.lax.while_loop(lambda carry: carry[0].any(), one, (cut, later))[1]
+
+
+def choose(flags: jax.Array, one: Any, other: Any) -> Any:
+    """Of two trees [*flags.shape, ...] the first where the flag is set, elsewhere the second."""
+    over = lambda x: flags.reshape(flags.shape + (1,) * (x.ndim - flags.ndim))
+    return jax.tree.map(lambda x, y: jnp.where(over(x), x, y), one, other)
 
 
 def unjudged(

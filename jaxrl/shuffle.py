@@ -24,8 +24,9 @@ def shuffle(key: Key, n: int) -> jax.Array:
     if n <= FEW or a < 16:
         return jax.random.permutation(key, n).astype(jnp.int32)
     row, column = jnp.divmod(jnp.arange(n, dtype=jnp.int32), b)
-    for k in jax.random.split(key, ROUNDS // 2):
-        k_row, k_column = jax.random.split(k)
-        row = (row + jax.random.randint(k_row, (b,), 0, a)[column]) % a
-        column = (column + jax.random.randint(k_column, (a,), 0, b)[row]) % b
+    # drawn at once: each call of the generator is a loop of its own to compile
+    bits = jax.random.bits(key, (ROUNDS // 2, a + b))
+    for of_column, of_row in zip(bits[:, :b] % a, bits[:, b:] % b, strict=True):
+        row = (row + of_column.astype(jnp.int32)[column]) % a
+        column = (column + of_row.astype(jnp.int32)[row]) % b
     return row * b + column

@@ -12,10 +12,16 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 Key = jax.Array  # a typed key, as jax.random.key makes it
 Params = Any  # a pytree of arrays
+
+
+def is_key(x: Any) -> bool:
+    """Whether it is an array of typed keys, or stands for one."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 class Batch(struct.PyTreeNode):
@@ -26,7 +32,7 @@ class Batch(struct.PyTreeNode):
     record: Any  # what the behaviour policy's `act` wanted remembered
     start: jax.Array  # bool: this step is the first of its episode
     value: Any = None  # V(s) under the parameters that collected
-    next_value: Any = None  # V(s') of the true next observation, before any reset
+    next_value: Any = None  # V(s') of the true next observation, before any reset; 0 of a terminal
     reward: Any = None
     terminated: Any = None
     done: Any = None

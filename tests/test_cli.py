@@ -64,7 +64,7 @@ BAD = [
     ([*TRAIN, "--num-steps", 0], "num_steps: 0 is outside [1, inf)"),
     ([*TRAIN, "--evals", 0], "evals: 0 is outside [1, 10000]"),
     ([*TRAIN, "--eval-episodes", 3], "eval_episodes: 3 is outside [20, 100000]"),
-    ([*TRAIN, "--seed-mode", "pmap"], "seed_mode: pmap is not one of vmap, map"),
+    ([*TRAIN, "--seed-mode", "pmap"], "seed_mode: pmap is not one of auto, vmap, map"),
     ([*TRAIN, "--activation", "tahn"], "activation: tahn is not one of tanh, relu"),
     ([*TRAIN, "--torso", "rnn"], "torso: rnn is not one of mlp, cnn"),
     ([*TRAIN, "--torso", "cnn"], "of at least 3 x 3; CartPole-v1 has Box(4,)"),

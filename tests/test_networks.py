@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxrl.networks import CNN, MLP, ActorCritic, Conv, Recurrent, orthogonal
+from jaxrl.networks import CNN, MLP, ActorCritic, Conv, Recurrent, orthogonal, product
 
 KEY = jax.random.key(0)
 small = partial(MLP, (8,))
@@ -251,3 +251,21 @@ def test_a_convolution_is_jaxs():
     np.testing.assert_allclose(ours(params), theirs(params), atol=1e-5)
     a, b = (jax.grad(lambda p, f=f: jnp.sin(f(p)).sum())(params) for f in (ours, theirs))
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-3), a, b)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5)])
+def test_the_product_has_the_derivatives_of_a_product(shape):
+    """First and second, forward and backward, of each argument, and for many seeds at once."""
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (5, 4)))
+    dx, dw = jnp.sin(x), jnp.cos(w)
+
+    def facts(mul):
+        f = lambda x, w: jnp.sum(jnp.tanh(mul(x, w)) ** 2)
+        g = jax.grad(f, (0, 1))
+        out, forward = jax.jvp(mul, (x, w), (dx, dw))
+        many = jax.vmap(g)(jnp.stack([x, dx]), jnp.stack([w, dw]))
+        return out, forward, g(x, w), jax.jvp(g, (x, w), (dx, dw))[1], many
+
+    got, want = facts(product), facts(jnp.matmul)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5), got, want)

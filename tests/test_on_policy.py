@@ -70,19 +70,20 @@ def test_rollout_is_the_loop_written_out(walked):
     env, obs, start, memory = stage.env, stage.obs, stage.start, stage.memory
     ret, returns, lengths = np.zeros(3), [], []
     alive, cuts = np.zeros(3), np.zeros(2, int)
-    for t, k in enumerate(jax.random.split(key, hp.num_steps)):
-        k_act, k_env = jax.random.split(k)
+    k_act, k_env = jax.random.split(key)
+    drawn = policy.draw(k_act, hp.num_steps, 3), world.draw(k_env, hp.num_steps, 3)
+    for t in range(hp.num_steps):
+        noise, chance = jax.tree.map(lambda x, t=t: x[t], drawn)
         # before any data the moments leave observations as they are
         np.testing.assert_allclose(b.obs[t], np.clip(obs, -10, 10), atol=1e-6)
         np.testing.assert_array_equal(b.start[t], start)
-        action, _, value, memory = act(params, obs, start, memory, k_act)
+        action, _, value, memory = act(params, obs, start, memory, noise)
         np.testing.assert_array_equal(b.action[t], action)
         np.testing.assert_allclose(b.value[t], value, atol=1e-5)
-        env, s = step(k_env, env, action)
-        false = jnp.zeros(3, bool)
-        np.testing.assert_allclose(
-            b.next_value[t], act(params, s.final_obs, false, memory, k_act)[2], atol=1e-5
-        )
+        env, s = step(chance, env, action)
+        ahead = act(params, s.final_obs, jnp.zeros(3, bool), memory, noise)[2]
+        ahead = np.where(s.terminated, 0.0, ahead)
+        np.testing.assert_allclose(b.next_value[t], ahead, atol=1e-5)
         np.testing.assert_array_equal(b.reward[t], s.reward)
         np.testing.assert_array_equal(b.terminated[t], s.terminated)
         cuts += np.array([s.terminated.sum(), s.truncated.sum()])

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -62,6 +64,31 @@ def quiet():
         for fd, copy in saved:
             os.dup2(copy, fd)
             os.close(copy)
+
+
+class Later(types.ModuleType):
+    """Stands for a module until something of it is asked for."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def put_off(*names: str):
+    """What is imported meanwhile gets a `Later` for these modules, unless they are there already:
+    for those that a library imports at once and needs only to draw."""
+    missing = {name: Later(name) for name in names if name not in sys.modules}
+    sys.modules.update(missing)
+    try:
+        yield
+    finally:
+        for name, later in missing.items():
+            if sys.modules.get(name) is later:
+                del sys.modules[name]
 
 
 def scaled(model: Any, physics: dict[str, jax.Array], places: dict[str, str]) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from envs.adapters.common import like, number, scalar, settle, time_limit
+from envs.adapters.common import like, number, put_off, scalar, settle, time_limit
 from envs.base import Step
 from envs.spaces import Box, Discrete
 from jaxrl.errors import InputError, did_you_mean
@@ -37,12 +37,17 @@ REPAIRED = {
 }
 
 
+def registration() -> Any:
+    """Upstream's. All its environments come with it, and with some of them what draws them."""
+    with put_off("matplotlib.pyplot", "seaborn"):
+        from gymnax import registration
+    return registration
+
+
 @functools.cache
 def _upstream(name: str, build: tuple) -> Any:
-    import gymnax
-
     with jax.ensure_compile_time_eval():  # the first call may come from inside a trace
-        return gymnax.registration.make(name, **dict(build))
+        return registration().make(name, **dict(build))
 
 
 @struct.dataclass
@@ -144,11 +149,8 @@ def _tuples(x: Any) -> Any:
 
 def make(name: str, **params: Any) -> Gymnax:
     """The environment with these parameters; those of upstream's constructor are static."""
-    from gymnax.registration import _builtins
-
-    builders = [
-        k for k, p in inspect.signature(_builtins[name].__init__).parameters.items() if k != "self"
-    ]
+    constructor = inspect.signature(registration()._builtins[name].__init__)
+    builders = [k for k in constructor.parameters if k != "self"]
     build = tuple(sorted((k, params.pop(k)) for k in list(params) if k in builders))
     try:
         hash(build)

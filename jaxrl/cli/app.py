@@ -10,6 +10,7 @@ import sys
 import click
 
 from jaxrl import __version__
+from jaxrl.cache import keep_programs
 from jaxrl.errors import InputError, RunError, did_you_mean
 
 COMMANDS = {
@@ -66,6 +67,7 @@ def app():
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; every error that the input caused is one line on standard error."""
+    keep_programs()
     try:
         code = app.main(argv, prog_name="jaxrl", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:

@@ -20,7 +20,7 @@ from jaxrl import returns
 from jaxrl.core import Algo, Part, Policy
 from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
-from jaxrl.optim import adam
+from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import Stage, begin, rollout, see
 from jaxrl.shuffle import shuffle
@@ -216,7 +216,7 @@ def sgd(
             params, state = carry
             grads, stats = jax.grad(loss, has_aux=True)(params, s.params, part, k, hp)
             updates, state = opt.update(grads, state, params)
-            stats["grad_norm"] = optax.tree.norm(grads)
+            stats["grad_norm"] = norm(grads)
             return (optax.apply_updates(params, updates), state), stats
 
         def epoch(carry, k):

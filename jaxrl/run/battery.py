@@ -28,14 +28,13 @@ import envs
 from envs.base import Wrapper
 from jaxrl import hyper
 from jaxrl.run import catalogue, checkpoint
-from jaxrl.run.run import advance
+from jaxrl.run.run import QUICK, advance, equations
 
 ITERATIONS = 4
 LINES, WIDTH = 120, 100
 TIMES = 0.1, 10.0
 OFF = 1e-3, 1.0  # what stands for them where the default is 0 or inf, "off"
 REWARDS = {"reward 0": (0.0, 0.0), "reward 1": (0.0, 1.0), "reward 1e6": (1e6, 0.0)}
-QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 @struct.dataclass
@@ -88,15 +87,7 @@ def rows(hp: Any) -> dict[str, tuple[int, Any, tuple[float, float]]]:
 
 def primitives(jaxpr: Any) -> Iterator[str]:
     """The name of every primitive in a program."""
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for inner in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=is_program):
-            if is_program(inner):
-                yield from primitives(getattr(inner, "jaxpr", inner))
-
-
-def is_program(x: Any) -> bool:
-    return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")
+    return (e.primitive.name for e in equations(jaxpr))
 
 
 def bits(tree: Any) -> list[np.ndarray]:

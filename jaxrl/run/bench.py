@@ -31,12 +31,14 @@ from jaxrl.run.run import (
     Setting,
     advance,
     build,
+    compiled,
     evaluation_keys,
     execute,
     mean_returns,
     memory,
     over_rows,
     set_up,
+    traced,
 )
 from jaxrl.run.train import Say
 
@@ -112,12 +114,14 @@ def uncached() -> Iterator[None]:
         use(before)
 
 
-def compiled(f: Callable, *args: Any, donate: tuple = ()) -> tuple[Callable, float, float]:
+def measured(
+    compile: Callable, f: Callable, *args: Any, donate: tuple = ()
+) -> tuple[Callable, float, float]:
     """f for such arguments, the seconds it took, and the MiB that it takes."""
     jax.eval_shape(f, *args)  # so that nobody pays for what others have traced before
     with uncached():
         began = time.perf_counter()
-        program = jax.jit(f, donate_argnums=donate).lower(*args).compile()
+        program = compile(traced(f, *args, donate=donate))
         seconds = time.perf_counter() - began
     return program, seconds, memory(program) / 2**20
 
@@ -145,9 +149,8 @@ def ours(s: Setting) -> Entrant:
     program = build(s, sampled=False)
     state = program.init(s.keys, s.hp, s.world)
     args = (state, jnp.int32(0), jnp.int32(0), s.hp, s.world)
-    _, seconds, mib = compiled(
-        over_rows(partial(advance, s.algo, program.chunk), s), *args, donate=(0,)
-    )
+    step = over_rows(partial(advance, s.algo, program.chunk), s)
+    _, seconds, mib = measured(compiled, step, *args, donate=(0,))
     silent = program._replace(greedy=lambda *_: {"return": np.zeros((len(s.seeds), 1))})
 
     def run() -> float:
@@ -170,7 +173,7 @@ def rejax(item: Item, s: Setting) -> Entrant:
     over = jax.vmap if rows > 1 else lambda f: f
     keys = s.keys if rows > 1 else s.keys[0]
     state = jax.jit(over(trainer.init))(keys)
-    train, seconds, mib = compiled(over(trainer.train), state)
+    train, seconds, mib = measured(lambda p: p.compile(), over(trainer.train), state)
     last = train(state)
     fresh = jax.random.fold_in if rows == 1 else jax.vmap(jax.random.fold_in, (0, None))
     score = jax.jit(over(trainer.evaluate))(last, fresh(keys, 1))

@@ -20,8 +20,8 @@ from jaxrl.families.on_policy import gae, minibatches, total_loss
 from jaxrl.optim import adam
 from jaxrl.papers.on_policy import ppo
 from jaxrl.policies import policy_for
-from jaxrl.rollout import rollout
-from jaxrl.run.run import Setting, over_rows
+from jaxrl.rollout import draw, rollout
+from jaxrl.run.run import Setting, compiled, over_rows, traced
 
 
 def floors(s: Setting) -> dict[str, Callable]:
@@ -31,17 +31,22 @@ def floors(s: Setting) -> dict[str, Callable]:
     loss = total_loss(policy, ppo.clip, ppo.clipped_value)
 
     def environment(x, hp, world):
-        def one(carry, key):
+        def chosen(key):
             key_act, key_env = jax.random.split(key)
-            keys = jax.random.split(key_act, hp.num_envs)
-            return world.step(key_env, carry[0], jax.vmap(world.action_space.sample)(keys)), None
+            keys = jax.random.split(key_act, (hp.num_steps, hp.num_envs))
+            actions = jax.vmap(jax.vmap(world.action_space.sample))(keys)
+            return actions, draw(world, key_env, hp.num_steps, hp.num_envs)
+
+        def one(carry, now):
+            action, chance = now
+            return world.step(chance, carry[0], action), None
 
         def once(i, carry):
-            keys = jax.random.split(jax.random.fold_in(x.inner.key, i), hp.num_steps)
-            return jax.lax.scan(one, carry, keys)[0]
+            return jax.lax.scan(one, carry, chosen(jax.random.fold_in(x.inner.key, i)))[0]
 
         first = x.inner.stage.env, None
-        shapes = jax.eval_shape(one, first, x.inner.key)[0][1]
+        now = jax.tree.map(lambda y: y[0], chosen(x.inner.key))
+        shapes = jax.eval_shape(one, first, now)[0][1]
         return jax.lax.fori_loop(0, n, once, (first[0], blank(shapes)))
 
     def collect(x, key, hp, world):
@@ -73,7 +78,7 @@ def floors(s: Setting) -> dict[str, Callable]:
         return jax.lax.fori_loop(0, n * hp.epochs * hp.minibatches, once, (s.params, s.opt))
 
     rest = s.hp, s.world
-    call = lambda f, x: jax.jit(over_rows(f, s)).lower(x, *rest).compile()
+    call = lambda f, x: compiled(traced(over_rows(f, s), x, *rest))
     state = jax.jit(over_rows(s.algo.init, s))(s.keys, *rest)
     part = call(one_minibatch, state)(state, *rest)
     inputs = {environment: state, whole_rollout: state, gradient: (state, part)}

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxrl.errors import NO_CHECKPOINT, InputError, RunError, reason
 from jaxrl.run.files import write_whole
+from jaxrl.types import is_key
 
 MANIFEST, ABOUT, METRICS, STATE = "manifest.json", "about.json", "metrics.npz", "state"
 
@@ -53,10 +54,6 @@ class Point(NamedTuple):
     state: Any
     metrics: dict[str, np.ndarray]  # as in a run's metrics.npz
     about: dict[str, Any]
-
-
-def is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def data(x: Any) -> Any:

@@ -24,10 +24,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from jaxrl.cache import OTHERS_WRITE
 from jaxrl.errors import reason
 
 LEAST_DISK, LITTLE_DISK = 100e6, 2e9  # bytes: below, a fault; below, a remark
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Row(NamedTuple):

@@ -30,9 +30,9 @@ class Job:
     evals: int = arg(10, "evaluations on the way, at most one an iteration", "[1, 10000]")
     eval_episodes: int = arg(32, "episodes of each, and of the final one", "[20, 100000]")
     seed_mode: str = arg(
-        "vmap",
-        "all seeds at once, or one after the other, each bitwise its own single run",
-        ("vmap", "map"),
+        "auto",
+        "all seeds at once (vmap), or one after the other, each bitwise its own single run (map)",
+        ("auto", "vmap", "map"),
     )
     checkpoint_every: str = arg("5m", "so many iterations, or minutes as 5m")
     keep: int = arg(3, "checkpoints, besides the one whose evaluation was best", "[1, 10000]")

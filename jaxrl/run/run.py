@@ -5,7 +5,8 @@ One program initialises, one advances (by any number of iterations, so that a ru
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ from jaxrl.run.job import Job
 
 KINDS = ("temp", "argument", "output", "alias")  # of a program's memory
 CHUNK_SECONDS = 10.0  # at most, about: so long does a signal wait
+CACHED = 2**23  # bytes: with larger arrays seeds are faster in turn than side by side, on a CPU
+# XLA prefers half the width of a machine's vectors: an iteration is then 5 to 15 % slower
+WIDE = {"xla_cpu_prefer_vector_width": "512"}
+QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 class Setting(NamedTuple):
@@ -34,6 +39,7 @@ class Setting(NamedTuple):
     world: Any
     seeds: np.ndarray  # [rows], the number of each one's seed
     swept: bool = False
+    in_turn: bool = False  # rows train one after the other
 
     @property
     def keys(self) -> jax.Array:
@@ -57,17 +63,38 @@ def set_up(job: Job) -> Setting:
         try_out(job.env, world)
     module, _ = catalogue.load(job.paper)
     algo = guarded(module.make(world, job.network), freeze=job.on_nan == "freeze")
+    algo = algo._replace(init=jax.jit(algo.init), step=jax.jit(algo.step))  # traced only once
     hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
     setting = Setting(job, algo, hp, world, np.arange(job.seed, job.seed + job.seeds))
     try:
-        jax.eval_shape(algo.step, one_state(setting), jnp.int32(0), hp, world)
+        step = jax.make_jaxpr(algo.step)(one_state(setting), jnp.int32(0), hp, world)
     except InputError:
         raise
     except (TypeError, ValueError, AttributeError, AssertionError) as e:
         if not catalogue.inside(catalogue.find(job.paper)):
             raise  # the traceback is of use to who wrote it
         raise InputError(f"env: {job.env} does not suit {job.paper}: {reason(e)}") from e
-    return setting
+    large = jax.default_backend() == "cpu" and largest(step.jaxpr) > CACHED
+    return setting._replace(in_turn=dict(auto=large, vmap=False, map=True)[job.seed_mode])
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Those of a traced program, and of the programs inside it."""
+    for e in jaxpr.eqns:
+        yield e
+        for inner in jax.tree.leaves(tuple(e.params.values()), is_leaf=is_program):
+            if is_program(inner):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def is_program(x: Any) -> bool:
+    return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")
+
+
+def largest(jaxpr: Any) -> int:
+    """Bytes of the largest array that a traced program makes."""
+    arrays = (x.aval for e in equations(jaxpr) for x in e.outvars)
+    return max((a.size * a.dtype.itemsize for a in arrays), default=0)
 
 
 def try_out(name: str, world: Any) -> None:
@@ -96,14 +123,27 @@ def over_rows(f: Callable, s: Setting) -> Callable:
 
     def mapped(x, *rest):
         *shared, hp, world = rest
-        if s.job.seed_mode == "vmap":
-            one = lambda x, hp: f(x, *shared, hp, world)
-            return jax.vmap(one, (0, 0 if s.swept else None))(x, hp)
-        if s.swept:
-            return jax.lax.map(lambda row: f(row[0], *shared, row[1], world), (x, hp))
-        return jax.lax.map(lambda x: f(x, *shared, hp, world), x)
+        one = lambda row: f(row[0], *shared, row[1] if s.swept else hp, world)
+        rows = (x, hp) if s.swept else (x,)
+        if s.in_turn:
+            return jax.lax.map(one, rows)
+        if len(s.seeds) > 1:
+            return jax.vmap(one)(rows)
+        # an axis of length 1 costs a small program a tenth of its speed
+        alone = one(jax.tree.map(lambda y: y[0], rows))
+        return jax.tree.map(lambda y: y[None], alone)
 
     return mapped
+
+
+def traced(f: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    """f as a program of such arguments, to be compiled."""
+    return jax.jit(f, donate_argnums=donate).lower(*args)
+
+
+def compiled(program: Any, options: dict[str, Any] = WIDE) -> Any:
+    """A traced program compiled, on a CPU with such options."""
+    return program.compile(compiler_options=options if jax.default_backend() == "cpu" else None)
 
 
 def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: Any, world: Any):
@@ -158,21 +198,29 @@ class Program(NamedTuple):
 
 
 def build(s: Setting, *, sampled: bool = True) -> Program:
-    """Compile everything a run calls; without `sampled`, not what scores it as it explores."""
+    """Compile everything a run calls; without `sampled`, not what scores it as it explores.
+
+    What scores is compiled while the run begins.
+    """
     job, algo, began = s.job, s.algo, time.perf_counter()
     chunk = max(1, job.iterations // max(50, job.evals))
-    init = jax.jit(over_rows(algo.init, s)).lower(s.keys, s.hp, s.world).compile()
-    state = jax.eval_shape(over_rows(algo.init, s), s.keys, s.hp, s.world)
-    i = jnp.int32(0)
-    loop = jax.jit(over_rows(partial(advance, algo, chunk), s), donate_argnums=0)
-    loop = loop.lower(state, i, i, s.hp, s.world).compile()
+    rest, i = (s.hp, s.world), jnp.int32(0)
+    start, step = over_rows(algo.init, s), over_rows(partial(advance, algo, chunk), s)
+    state = jax.eval_shape(start, s.keys, *rest)
+    pool = ThreadPoolExecutor(2)
+    loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
+    init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
+    init, loop = init.result(), loop.result()
+    seconds = time.perf_counter() - began
 
-    def scorer(greedy):
+    def scorer(greedy: bool) -> Callable:
         f = over_rows(partial(score, algo, job.eval_episodes, greedy), s)
-        return jax.jit(f).lower((state, s.keys), s.hp, s.world).compile()
+        program = pool.submit(lambda: compiled(traced(f, (state, s.keys), *rest)))
+        return lambda *args: program.result()(*args)
 
     scorers = scorer(True), scorer(False) if sampled else None
-    return Program(init, loop, *scorers, chunk, time.perf_counter() - began, memory(loop))
+    pool.shutdown(wait=False)
+    return Program(init, loop, *scorers, chunk, seconds, memory(loop))
 
 
 def memory(program: Any) -> int:

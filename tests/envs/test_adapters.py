@@ -283,3 +283,16 @@ def test_play_refuses_what_does_not_fit():
         with pytest.raises(InputError) as e:
             play_gymnasium(*call)
         assert says in str(e.value) and "\n" not in str(e.value)
+
+
+def test_an_environment_brings_nothing_that_draws():
+    """gymnax imports pyplot and seaborn with its environments, a third of the time to a first
+    update; both are there for whoever asks afterwards."""
+    script = (
+        "import sys, envs; envs.make('CartPole-v1')\n"
+        "assert not {'seaborn', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "from gymnax.environments.misc import pong\n"
+        "pong.plt.Figure, pong.sns.color_palette\n"
+        "import seaborn, matplotlib.pyplot as plt; plt.Figure, seaborn.color_palette"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,7 +12,7 @@ import pytest
 
 from jaxrl.errors import InputError
 from jaxrl.metrics import DIAGNOSTIC, PROGRESS
-from jaxrl.run import checkpoint, evaluate, record
+from jaxrl.run import checkpoint, evaluate, record, run
 from jaxrl.run import job as jobs
 from jaxrl.run.run import build, execute, set_up
 from jaxrl.run.train import train
@@ -95,15 +95,26 @@ def test_one_poisoned_seed_leaves_the_others_alone(small):
         assert digest(a) == digest(b)
 
 
-def test_nothing_is_traced_again_while_it_runs():
-    count = []
+def test_a_run_traces_its_iteration_once(monkeypatch):
+    """From the check of whether it fits to the end of the run."""
+    count, real = [], run.guarded
+
+    def counted(algo, freeze):
+        algo = real(algo, freeze)
+        return algo._replace(step=lambda *a: count.append(1) or algo.step(*a))
+
+    monkeypatch.setattr(run, "guarded", counted)
     s = set_up(resolve())
-    real = s.algo.step
-    s = s._replace(algo=s.algo._replace(step=lambda *a: count.append(1) or real(*a)))
-    program = build(s)
-    traces = len(count)
-    execute(s, program)
-    assert len(count) == traces <= 2  # once for the metrics' shapes, once for the program
+    execute(s, build(s))
+    assert len(count) == 1
+
+
+def test_seeds_too_large_for_the_cache_train_in_turn(monkeypatch):
+    """Each is then bitwise its single run; on a CPU only, and not against the user's word."""
+    assert not set_up(resolve()).in_turn
+    monkeypatch.setattr(run, "CACHED", 2**9)
+    assert set_up(resolve()).in_turn
+    assert not set_up(resolve(run=dict(seed_mode="vmap"))).in_turn
 
 
 @pytest.mark.slow
