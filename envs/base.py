@@ -6,8 +6,8 @@ vmapped over, and changing gravity recompiles nothing):
 - `Env`: *one* episode. `reset(key) -> (state, obs)`; `step(key, state, action) -> Step`.
   Wrappers (`TimeLimit`, `RescaleAction`) go from `Env` to `Env`.
 - `World`: *n* episodes in a row, for ever. `reset(key, n) -> (state, obs)`;
-  `step(key, state, action) -> (state, Transition)`. `AutoReset(env)` makes one. A world may `draw` what
-  is random in many steps beforehand, and then takes a step's part of it for a key.
+  `step(key, state, action) -> (state, Transition)`. `AutoReset(env)` makes one. A world may have
+  a `draw(key, steps, n)` of all that is random in so many steps; it takes a step's for a key.
 
 `envs.make(name)` gives a world. Learners know only worlds: one whose rows are environments x agents
 is as good as any.

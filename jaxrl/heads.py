@@ -13,7 +13,6 @@ import numpy as np
 
 from envs.spaces import Box, Discrete, MultiDiscrete, Space
 from jaxrl.errors import InputError
-from jaxrl.types import Key
 
 MASKED = -1e9  # a logit that means never: finite, so that 0 * log 0 stays 0 in entropy and KL
 
@@ -28,7 +27,7 @@ class Head(NamedTuple):
     action: Callable[[jax.Array], jax.Array] = lambda raw: raw
     # What `sample` makes actions [*shape] of: without noise of its own, a key for each row of them.
     # A rollout draws it all at once, because threefry is slow inside a CPU's loops.
-    noise: Callable[[Key, tuple[int, ...]], Any] = lambda key, n: jax.random.split(key, n[:-1])
+    noise: Callable[..., Any] = lambda key, shape: jax.random.split(key, shape[:-1])
     sample: Callable[[Any, Any], Any] = lambda pi, key: pi.sample(seed=key)
 
 

@@ -50,14 +50,14 @@ def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
     return feedforward(ActorCritic(head.size, torso, network.shared, values), head)
 
 
-def choose(head: Head, out, key, n: int):
-    """n actions from π(.|s), or its mode where key is None: (action, record).
+def choose(head: Head, out, key):
+    """Actions from π(.|s), or its mode where key is None: (action, record).
 
     key: a key, or the noise that the head made of one.
     """
     pi = head.distribution(out)
     if is_key(key):
-        key = head.noise(key, (n,))
+        key = head.noise(key, jax.eval_shape(pi.entropy).shape)
     raw = pi.mode() if key is None else head.sample(pi, key)
     return head.action(raw), dict(raw=raw, out=out, log_prob=pi.log_prob(raw))
 
@@ -100,7 +100,7 @@ def feedforward(net, head: Head) -> Policy:
 
     def act(params, obs, start, memory, key):
         out, value = apply(params, obs, start)
-        return *choose(head, out, key, len(start)), value, memory
+        return *choose(head, out, key), value, memory
 
     def judge(params, old_params, batch, key):
         return view(head, *apply(params, batch.obs, batch.start), batch)
@@ -125,7 +125,7 @@ def recurrent(net, head: Head, units: int) -> Policy:
         one = jax.tree.map(lambda x: x[None], (obs, start))
         out, value, memory = apply(params, *one, memory)
         out, value = jax.tree.map(lambda x: x[0], (out, value))
-        return *choose(head, out, key, len(start)), value, memory
+        return *choose(head, out, key), value, memory
 
     def judge(params, old_params, batch, key):
         out, value, _ = apply(params, batch.obs, batch.start, batch.memory)

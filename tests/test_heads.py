@@ -67,7 +67,8 @@ def test_masked_actions_are_never_taken_and_give_finite_gradients():
     def sample(x, key):
         out = head.output({}, x, obs)
         keys = jax.random.split(key, 20_000)
-        return jax.vmap(lambda k: head.distribution(out).sample(seed=k))(keys)
+        pi = head.distribution(out)
+        return jax.vmap(lambda k: head.sample(pi, head.noise(k, (2,))))(keys)
 
     a = np.asarray(sample(x, KEY))
     assert a.shape == (20_000, 2) and a.dtype == np.int32
@@ -116,7 +117,7 @@ def test_multi_discrete_is_a_sum_of_categoricals(masked):
     @jax.jit
     def sample(x, keys):
         pi = head.distribution(head.output({}, x, obs))
-        return jax.vmap(lambda k: pi.sample(seed=k))(keys)
+        return jax.vmap(lambda k: head.sample(pi, head.noise(k, (m,))))(keys)
 
     a = sample(x, jax.random.split(KEY, 500))
     assert a.shape == (500, m, 3) and (a < np.array(n)).all() and (a >= 0).all()
@@ -158,7 +159,8 @@ def test_gaussian_is_the_multivariate_normal(state_std):
 def test_gaussian_samples_have_its_moments():
     head, n = heads.gaussian(2, state_std=True), 40_000
     x = jnp.broadcast_to(jnp.array([1.0, -2.0, np.log(0.5), np.log(2.0)]), (n, 4))
-    a = np.asarray(head.distribution(head.output({}, x, None)).sample(seed=KEY))
+    pi = head.distribution(head.output({}, x, None))
+    a = np.asarray(head.sample(pi, head.noise(KEY, (n,))))
     np.testing.assert_allclose(a.mean(0), [1, -2], atol=5 * 2 / n**0.5)
     np.testing.assert_allclose(a.std(0), [0.5, 2.0], rtol=0.02)
     assert abs(np.corrcoef(a.T)[0, 1]) < 0.03

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import envs
 from jaxrl.core import train
@@ -96,7 +97,8 @@ def test_one_update_is_one_step_along_the_gradient_written_out(module, cls, stan
     if standardised:
         A = (A - A.mean()) / A.std()
     want = gradient(params, b, A, G, hp)
-    net, mu = got.params["net"]["params"], got.opt[1][0].mu["net"]["params"]
+    back = ravel_pytree(params)[1]  # the optimiser sees one vector
+    net, mu = got.params["net"]["params"], back(got.opt[1][0].mu)["net"]["params"]
     for g, name in zip(want, LAYERS):
         # Adam's first moment is (1 - 0.9) g, and its first step lr g / (|g| + eps)
         moment = np.vstack([mu[name]["kernel"], mu[name]["bias"]])

@@ -64,9 +64,11 @@ def test_twenty_iterations_are_ten_and_ten_and_twenty_times_one(small):
 def build_with_chunk(s, chunk):
     from functools import partial
 
-    from jaxrl.run.run import advance, over_rows
+    from jaxrl.run.run import advance, compiled, over_rows, traced
 
-    return jax.jit(over_rows(partial(advance, s.algo, chunk), s))
+    state, i = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world), jnp.int32(0)
+    step = over_rows(partial(advance, s.algo, chunk), s)
+    return compiled(traced(step, state, i, i, s.hp, s.world))
 
 
 def test_evaluating_more_often_changes_nothing(small):
