@@ -139,7 +139,7 @@ def check_name(name: str) -> str:
 
 
 # Fresh starts a step where a reset costs as much as the step: those cut beyond them share.
-DEAR = dict.fromkeys(("brax", "playground"), 128)
+DEAR: dict[str, int] = dict.fromkeys(("brax", "playground"), 128)
 
 
 def make(name: str, **params: Any) -> Any:
