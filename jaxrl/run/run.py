@@ -1,13 +1,13 @@
 """The chunked host loop: nothing leaves a program while it runs; the host works between chunks.
 
 One program initialises, one advances (by any number of iterations, so that a run of 8 is bitwise
-4 + 4 and 8 x 1), one evaluates. Each is compiled once, before the first environment step.
+4 + 4 and 8 x 1), one evaluates. All are traced before the first environment step and compiled once.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -154,7 +154,8 @@ def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: A
     def body(i, carry):
         state, metrics = carry
         state, now = algo.step(state, t + i, hp, world)
-        return state, jax.tree.map(lambda all, x: all.at[i].set(x), metrics, now)
+        put = lambda all, x: jax.lax.dynamic_update_index_in_dim(all, x, i, 0)
+        return state, jax.tree.map(put, metrics, now)
 
     return jax.lax.fori_loop(0, n, body, (state, metrics))
 
@@ -198,28 +199,28 @@ class Program(NamedTuple):
 
 
 def build(s: Setting, *, sampled: bool = True) -> Program:
-    """Compile everything a run calls; without `sampled`, not what scores it as it explores.
+    """Trace everything a run calls; without `sampled`, not what scores it as it explores.
 
-    What scores is compiled while the run begins.
+    What begins and advances it is compiled, side by side; what scores, when it is first called.
     """
     job, algo, began = s.job, s.algo, time.perf_counter()
     chunk = max(1, job.iterations // max(50, job.evals))
     rest, i = (s.hp, s.world), jnp.int32(0)
     start, step = over_rows(algo.init, s), over_rows(partial(advance, algo, chunk), s)
     state = jax.eval_shape(start, s.keys, *rest)
-    pool = ThreadPoolExecutor(2)
-    loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
-    init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
-    init, loop = init.result(), loop.result()
-    seconds = time.perf_counter() - began
 
     def scorer(greedy: bool) -> Callable:
         f = over_rows(partial(score, algo, job.eval_episodes, greedy), s)
-        program = pool.submit(lambda: compiled(traced(f, (state, s.keys), *rest)))
-        return lambda *args: program.result()(*args)
+        program = traced(f, (state, s.keys), *rest)
+        once = cache(lambda: compiled(program))
+        return lambda *args: once()(*args)
 
-    scorers = scorer(True), scorer(False) if sampled else None
-    pool.shutdown(wait=False)
+    with ThreadPoolExecutor(2) as pool:
+        loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
+        init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
+        scorers = scorer(True), scorer(False) if sampled else None
+    init, loop = init.result(), loop.result()
+    seconds = time.perf_counter() - began
     return Program(init, loop, *scorers, chunk, seconds, memory(loop))
 
 

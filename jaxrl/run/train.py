@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -62,6 +63,7 @@ def train(
     """
     s = setting or set_up(job)
     say(f"compiling {job.title}: {job.seeds} seeds, {job.iterations} iterations")
+    threading.Thread(target=checkpoint.orbax).start()  # imported while XLA compiles
     program = build(s)
     with locked(folder), storage(folder):
         return work(s, program, record.Recorder(folder, job), None, see, say, sinks)
