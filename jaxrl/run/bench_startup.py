@@ -50,9 +50,10 @@ def watched(words: Sequence[str], file: Path, cache: Path) -> tuple[float, float
     env = os.environ | dict(JAX_COMPILATION_CACHE_DIR=str(cache))
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said, env=env)
-        ended = 0
+        ended, peak = 0, 0.0
         while not ended:
             time.sleep(0.01)
+            peak = max(peak, resident(process.pid))
             if not seconds and file.exists() and file.stat().st_size:
                 seconds = time.perf_counter() - began
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -61,8 +62,17 @@ def watched(words: Sequence[str], file: Path, cache: Path) -> tuple[float, float
             said.seek(0)
             last = (said.read().splitlines() or ["nothing"])[-1]
             raise RunError(f"bench: a process ended with {process.returncode}: {last}", 1)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return seconds, usage.ru_maxrss / unit
+    return seconds, peak or usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident(pid: int) -> float:
+    """MiB that a process has had at most; 0 where /proc does not say. (On Linux `ru_maxrss` counts
+    what its parent had when it was forked.)"""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmHWM")), 0.0)
 
 
 def startup(name: str, rounds: int, peers: bool, say: Say = lambda line: None) -> dict[str, Any]:
