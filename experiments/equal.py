@@ -11,14 +11,11 @@ import argparse
 import dataclasses
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import tomli_w
-
-from jaxrl.run import bench, job, record, stats
-from jaxrl.run.bench_startup import COMMAND
+from jaxrl.run import bench, record, stats
+from jaxrl.run.bench_startup import training
 from jaxrl.run.files import write_whole
 
 ABOUT = "final returns of this revision's engine less those of another's"
@@ -29,11 +26,10 @@ RECORD = HOME / "experiments" / "results" / "bench" / "equal.json"
 def returns(root: Path, item: str, seeds: int, folder: Path) -> list[float]:
     """The final return of each seed by the code under a root."""
     folder.mkdir()
-    tables = job.to_tables(dataclasses.replace(bench.ITEMS[item].job(seeds), seed_mode="vmap"))
-    (folder / "config.toml").write_text(tomli_w.dumps(tables))
-    words = f"train ppo --config {folder / 'config.toml'} --run {folder / 'run'} --quiet".split()
-    subprocess.run([sys.executable, "-c", COMMAND, *words], cwd=root, check=True)
-    return json.loads((folder / "run" / "summary.json").read_text())["final_return"]["per_seed"]
+    job = dataclasses.replace(bench.ITEMS[item].job(seeds), seed_mode="vmap")  # as both know it
+    words, run = training(job, folder)
+    subprocess.run(words, cwd=root, check=True)
+    return record.load_summary(run)["final_return"]["per_seed"]
 
 
 def main() -> None:

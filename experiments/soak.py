@@ -21,18 +21,10 @@ from pathlib import Path
 from kill import HOME, RUNS, call, command, finished, same, start, time_of, writes
 
 from jaxrl.run import record
+from jaxrl.run.bench_startup import memory_of
 
 SOUND = ("evaluated", "whole", "state", "metrics")
 LONG = "ppo --env CartPole-v1 --seeds 2 --num-envs 64 --steps 1e10 --evals 10000"
-
-
-def memory(pid: int, what: str) -> float:
-    """MiB of a process: what it has (VmRSS) or had at most (VmHWM); 0 if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith(what)), 0.0)
 
 
 def watched(words: list[str], kill: float = 0.0, folder: Path | None = None) -> tuple[int, float]:
@@ -41,7 +33,7 @@ def watched(words: list[str], kill: float = 0.0, folder: Path | None = None) -> 
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             time.sleep(0.02)
-            peak = max(peak, memory(process.pid, "VmHWM"))
+            peak = max(peak, memory_of(process.pid, "VmHWM"))
             if kill and folder and writes(folder) != before:
                 since = since or time.monotonic()
                 if time.monotonic() - since > kill:
@@ -85,7 +77,7 @@ def main() -> None:
                 while time.monotonic() - began < 60 * said.minutes:
                     name = list(RUNS)[len(done) % len(RUNS)]
                     done.append(cycle(name, work / name, work, dice))
-                    resident.append((time.monotonic() - began, memory(process.pid, "VmRSS")))
+                    resident.append((time.monotonic() - began, memory_of(process.pid, "VmRSS")))
                     print(done[-1], resident[-1], file=sys.stderr, flush=True)
             finally:
                 process.terminate()

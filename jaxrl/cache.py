@@ -36,8 +36,8 @@ def home() -> Path:
 def processor() -> str:
     """A name for what the processor can do: a program made on another may not run on it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        able = next(x for x in lines if x.startswith(("flags", "Features")))
+        with open("/proc/cpuinfo") as lines:  # long where there are many cores, all alike
+            able = next(x for x in lines if x.startswith(("flags", "Features"))).rstrip()
     except (OSError, StopIteration):
         able = platform.processor()
     return hashlib.sha256(f"{platform.machine()} {able}".encode()).hexdigest()[:8]

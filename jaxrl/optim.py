@@ -37,7 +37,7 @@ def stopping(hp: Any, t: Any = 0) -> optax.GradientTransformation:
         return inner.init(params), jnp.bool_(True)
 
     def update(updates, state, params=None):
-        going = state[1] & (optax.tree.norm(updates) > 0)
+        going = state[1] & (norm(updates) > 0)
         updates, opt = inner.update(updates, state[0], params)
         return jax.tree.map(lambda x: jnp.where(going, x, 0.0), updates), (opt, going)
 

@@ -9,6 +9,7 @@ from flax import struct
 
 from jaxrl import normalise
 from jaxrl.core import Policy
+from jaxrl.returns import along
 from jaxrl.types import Batch, Key, Params
 
 
@@ -104,8 +105,8 @@ def rollout(
         value = look(batch.obs, batch.start)
         batch = batch.replace(value=value, next_value=ahead_of(look, value, batch))
     none = jax.tree.map(jnp.zeros_like, batch.next_value)
-    batch = batch.replace(next_value=choose(batch.terminated, none, batch.next_value))
-    batch = batch.replace(old=batch.record, memory=stage.memory)
+    ahead = choose(batch.terminated, none, batch.next_value)
+    batch = batch.replace(next_value=ahead, old=batch.record, memory=stage.memory)
     env, obs, start, memory, episodes, total = carry
     stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)
     if hp.normalise_obs:
@@ -145,8 +146,7 @@ def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
 
 def choose(flags: jax.Array, one: Any, other: Any) -> Any:
     """Of two trees [*flags.shape, ...] the first where the flag is set, elsewhere the second."""
-    over = lambda x: flags.reshape(flags.shape + (1,) * (x.ndim - flags.ndim))
-    return jax.tree.map(lambda x, y: jnp.where(over(x), x, y), one, other)
+    return jax.tree.map(lambda x, y: jnp.where(*along(x, flags), x, y), one, other)
 
 
 def unjudged(

@@ -28,6 +28,7 @@ from jaxrl.run import bench_peers, record
 from jaxrl.run import job as jobs
 from jaxrl.run.bench_floors import floors
 from jaxrl.run.run import (
+    WIDE,
     Setting,
     advance,
     build,
@@ -115,13 +116,13 @@ def uncached() -> Iterator[None]:
 
 
 def measured(
-    compile: Callable, f: Callable, *args: Any, donate: tuple = ()
+    f: Callable, *args: Any, options: dict[str, Any] = WIDE, donate: tuple = ()
 ) -> tuple[Callable, float, float]:
     """f for such arguments, the seconds it took, and the MiB that it takes."""
     jax.eval_shape(f, *args)  # so that nobody pays for what others have traced before
     with uncached():
         began = time.perf_counter()
-        program = compile(traced(f, *args, donate=donate))
+        program = compiled(traced(f, *args, donate=donate), options)
         seconds = time.perf_counter() - began
     return program, seconds, memory(program) / 2**20
 
@@ -150,7 +151,7 @@ def ours(s: Setting) -> Entrant:
     state = program.init(s.keys, s.hp, s.world)
     args = (state, jnp.int32(0), jnp.int32(0), s.hp, s.world)
     step = over_rows(partial(advance, s.algo, program.chunk), s)
-    _, seconds, mib = measured(compiled, step, *args, donate=(0,))
+    _, seconds, mib = measured(step, *args, donate=(0,))
     silent = program._replace(greedy=lambda *_: {"return": np.zeros((len(s.seeds), 1))})
 
     def run() -> float:
@@ -173,7 +174,7 @@ def rejax(item: Item, s: Setting) -> Entrant:
     over = jax.vmap if rows > 1 else lambda f: f
     keys = s.keys if rows > 1 else s.keys[0]
     state = jax.jit(over(trainer.init))(keys)
-    train, seconds, mib = measured(lambda p: p.compile(), over(trainer.train), state)
+    train, seconds, mib = measured(over(trainer.train), state, options={})
     last = train(state)
     fresh = jax.random.fold_in if rows == 1 else jax.vmap(jax.random.fold_in, (0, None))
     score = jax.jit(over(trainer.evaluate))(last, fresh(keys, 1))

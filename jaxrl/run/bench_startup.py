@@ -28,14 +28,19 @@ from jaxrl.run.train import Say
 COMMAND = "import sys; from jaxrl.cli import main; main(sys.argv[1:])"
 
 
+def training(job: jobs.Job, folder: Path) -> tuple[list[str], Path]:
+    """The command that trains a job as a process of its own, and its run's folder."""
+    config, run = folder / "config.toml", folder / "run"
+    config.write_text(tomli_w.dumps(jobs.to_tables(job)))
+    words = ["train", job.paper, "--config", str(config), "--run", str(run), "--quiet"]
+    return [sys.executable, "-c", COMMAND, *words], run
+
+
 def ours(name: str, folder: Path) -> tuple[list[str], Path]:
     """Two updates, so that what comes after the first is no part of it."""
     job = ITEMS[name].job(1)
-    job = dataclasses.replace(job, steps=2 * job.hyper.steps_per_iteration)
-    config, run = folder / "config.toml", folder / "run"
-    config.write_text(tomli_w.dumps(jobs.to_tables(job)))
-    words = ["train", "ppo", "--config", str(config), "--run", str(run), "--quiet"]
-    return [sys.executable, "-c", COMMAND, *words], run / "metrics.jsonl"
+    words, run = training(dataclasses.replace(job, steps=2 * job.hyper.steps_per_iteration), folder)
+    return words, run / "metrics.jsonl"
 
 
 def rejax(name: str, folder: Path) -> tuple[list[str], Path]:
@@ -53,7 +58,7 @@ def watched(words: Sequence[str], file: Path, cache: Path) -> tuple[float, float
         ended, peak = 0, 0.0
         while not ended:
             time.sleep(0.01)
-            peak = max(peak, resident(process.pid))
+            peak = max(peak, memory_of(process.pid))
             if not seconds and file.exists() and file.stat().st_size:
                 seconds = time.perf_counter() - began
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -65,14 +70,14 @@ def watched(words: Sequence[str], file: Path, cache: Path) -> tuple[float, float
     return seconds, peak or usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def resident(pid: int) -> float:
-    """MiB that a process has had at most; 0 where /proc does not say. (On Linux `ru_maxrss` counts
-    what its parent had when it was forked.)"""
+def memory_of(pid: int, what: str = "VmHWM") -> float:
+    """MiB that a process has had at most (VmHWM) or has (VmRSS); 0 where /proc does not say. (On
+    Linux `ru_maxrss` counts what its parent had when it was forked.)"""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmHWM")), 0.0)
+    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith(what)), 0.0)
 
 
 def startup(name: str, rounds: int, peers: bool, say: Say = lambda line: None) -> dict[str, Any]:
