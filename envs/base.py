@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from envs.spaces import Box, Space
-from jaxrl.types import is_key
+from jaxrl.types import flat, is_key
 
 
 class Step(NamedTuple):
@@ -187,8 +187,9 @@ class AutoReset(Wrapper):
     def draw(self, key, steps, n):
         """All that is random in steps of n copies, [steps, ...]; `step` takes one of it for a key.
         A loop that need not draw is twice as fast on a CPU."""
-        keys = jax.random.split(key, (steps, n + min(self.resets or n, n)))
-        return keys[:, :n], jax.vmap(jax.vmap(self.env.reset))(keys[:, n:])
+        keys = flat(jax.random.split, key, (steps, n + min(self.resets or n, n)))
+        starts = jax.vmap(self.env.reset)(keys[:, n:].reshape(-1))
+        return keys[:, :n], jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), starts)
 
     def step(self, key, state, action):
         n = jax.tree.leaves(action)[0].shape[0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.spaces import Box, Discrete, MultiDiscrete, Space
 from jaxrl.errors import InputError
+from jaxrl.types import flat
 
 MASKED = -1e9  # a logit that means never: finite, so that 0 * log 0 stays 0 in entropy and KL
 
@@ -93,7 +94,7 @@ def categorical(n: int) -> Head:
         return x
 
     build = lambda logits: distrax.Categorical(logits=logits)
-    noise = lambda key, shape: jax.random.gumbel(key, (*shape, n))
+    noise = lambda key, shape: flat(jax.random.gumbel, key, (*shape, n))
     return Head(n, dict, output, build, noise=noise, sample=gumbel_max)
 
 
@@ -112,7 +113,7 @@ def multi_discrete(n: tuple[int, ...]) -> Head:
         return jnp.where(ok, x[..., np.where(inside, columns, 0)], MASKED)
 
     build = lambda logits: Product(distrax.Categorical(logits=logits))
-    noise = lambda key, shape: jax.random.gumbel(key, (*shape, len(n), widest))
+    noise = lambda key, shape: flat(jax.random.gumbel, key, (*shape, len(n), widest))
     return Head(
         sum(n), dict, output, build, noise=noise, sample=lambda pi, g: gumbel_max(pi.base, g)
     )
@@ -144,7 +145,7 @@ def gaussian(
         output,
         lambda o: kind(distrax.Normal(o["loc"], o["scale"])),
         jnp.tanh if squash else lambda raw: raw,
-        lambda key, shape: jax.random.normal(key, (*shape, dim)),
+        lambda key, shape: flat(jax.random.normal, key, (*shape, dim)),
         lambda pi, noise: pi.base.loc + pi.base.scale * noise,
     )
 

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxrl.types import Key
+from jaxrl.types import Key, flat
 
 ROUNDS = 6  # with 4, rows of one column meet in a minibatch measurably more often than by chance
 FEW = 256  # so few are sorted sooner, and exactly uniformly
@@ -25,7 +25,7 @@ def shuffle(key: Key, n: int) -> jax.Array:
         return jax.random.permutation(key, n).astype(jnp.int32)
     row, column = jnp.divmod(jnp.arange(n, dtype=jnp.int32), b)
     # drawn at once: each call of the generator is a loop of its own to compile
-    bits = jax.random.bits(key, (ROUNDS // 2, a + b))
+    bits = flat(jax.random.bits, key, (ROUNDS // 2, a + b))
     for of_column, of_row in zip(bits[:, :b] % a, bits[:, b:] % b, strict=True):
         row = (row + of_column.astype(jnp.int32)[column]) % a
         column = (column + of_row.astype(jnp.int32)[row]) % b

@@ -9,6 +9,8 @@
   `"action_mask"` (the discrete actions that are allowed) and `"privileged"` (for the critic only).
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +24,12 @@ Params = Any  # a pytree of arrays
 def is_key(x: Any) -> bool:
     """Whether it is an array of typed keys, or stands for one."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def flat(draw: Callable, key: Key, shape: tuple[int, ...]) -> jax.Array:
+    """`draw(key, shape)`, the same numbers, along one axis: XLA unrolls each short one, and then
+    takes three times as long to compile."""
+    return draw(key, (math.prod(shape),)).reshape(shape)
 
 
 class Batch(struct.PyTreeNode):

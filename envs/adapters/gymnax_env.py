@@ -92,7 +92,8 @@ class Gymnax:
         space = self._native_space("observation_space")
         if hasattr(space, "n"):
             return Box(0.0, 1.0, (int(space.n),))
-        return _box(space, REPAIRED.get(self.name, ()))
+        box = _box(space, REPAIRED.get(self.name, ()))
+        return box._replace(dtype="bool") if self.name.endswith("MinAtar") else box
 
     @property
     def action_space(self) -> Box | Discrete:
@@ -100,10 +101,11 @@ class Gymnax:
         return Discrete(int(space.n)) if hasattr(space, "n") else _box(space)
 
     def _observe(self, obs: Any) -> jax.Array:
-        """float32; an integer state (FrozenLake) is one-hot, so that a network can read it."""
+        """float32, or a MinAtar game's planes as the bits they are: a quarter of the memory. An
+        integer state (FrozenLake) is one-hot, so that a network can read it."""
         if obs.ndim == 0:
             return jax.nn.one_hot(obs, self.observation_space.shape[0])
-        return obs.astype(jnp.float32)
+        return obs.astype(self.observation_space.dtype)
 
     def reset(self, key):
         obs, state = self.upstream.reset_env(key, self.params)

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a defect of ours (a traceback), 2 bad input, 3 no whole ch
 5 the disk; 130 Ctrl-C, 143 SIGTERM. All but 1 with one line.
 """
 
+import gc
 import importlib
 import sys
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "doctor": "check versions, devices, known clashes, the cache and the disk",
 }
 BAD_INPUT, INTERRUPTED = 2, 130
+GARBAGE = 50_000  # objects between two collections: at 700 they take a sixth of a start
 
 
 class Lazy(click.Group):
@@ -68,6 +70,7 @@ def app():
 def main(argv: list[str] | None = None) -> None:
     """Run the command; every error that the input caused is one line on standard error."""
     keep_programs()
+    gc.set_threshold(GARBAGE)
     try:
         code = app.main(argv, prog_name="jaxrl", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:

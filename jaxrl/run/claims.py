@@ -186,12 +186,12 @@ def measure(
     tuning = s.sweep([grid[i] for i in order], FIRST_TUNING_SEED + turn)
     program, chosen, tried = None, 0, []
     if len(grid) > 1:
-        program = build(tuning, sampled=False)
+        program = build(tuning)
         reached = scores(tuning, program, {goal})[goal]
         tried = [float(reached[order == i][:each].mean()) for i in range(len(grid))]
         chosen = choose(tried, by)
     final = s.sweep([grid[chosen]] * seeds, np.arange(seeds))
-    program = program if program and len(order) == seeds else build(final, sampled=False)
+    program = program if program and len(order) == seeds else build(final)
     table = jobs.to_tables(dataclasses.replace(job, hyper=grid[chosen]))
     named = lambda hp: {k: plain(jobs.to_toml(getattr(hp, k))) for k in arm.tune}
     return dict(

@@ -189,13 +189,23 @@ def evaluation_keys(s: Setting, point: int, seed: int = 0) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(s.seeds, jnp.uint32))
 
 
+class Later:
+    """A program that is made, in a thread, when it is first called or `soon`."""
+
+    def __init__(self, make: Callable[[], Callable]):
+        self.soon = cache(partial(ThreadPoolExecutor(1).submit, make))
+
+    def __call__(self, *args: Any) -> Any:
+        return self.soon().result()(*args)
+
+
 class Program(NamedTuple):
-    """The compiled programs of a job."""
+    """The programs of a job, the first two compiled."""
 
     init: Callable
     advance: Callable
-    greedy: Callable
-    sampled: Any  # None where it was not asked for
+    greedy: Later
+    sampled: Later
     chunk: int
     compile_seconds: float
     bytes: int  # of memory that advancing takes, the state with it
@@ -211,11 +221,8 @@ def keep_memory() -> None:
             mallopt(option, size)
 
 
-def build(s: Setting, *, sampled: bool = True) -> Program:
-    """Trace everything a run calls; without `sampled`, not what scores it as it explores.
-
-    What begins and advances it is compiled, side by side; what scores, when it is first called.
-    """
+def build(s: Setting) -> Program:
+    """What a run calls: what begins and advances it, compiled side by side, and what scores it."""
     keep_memory()
     job, algo, began = s.job, s.algo, time.perf_counter()
     chunk = max(1, job.iterations // max(50, job.evals))
@@ -223,19 +230,16 @@ def build(s: Setting, *, sampled: bool = True) -> Program:
     start, step = over_rows(algo.init, s), over_rows(partial(advance, algo, chunk), s)
     state = jax.eval_shape(start, s.keys, *rest)
 
-    def scorer(greedy: bool) -> Callable:
+    def scorer(greedy: bool) -> Later:
         f = over_rows(partial(score, algo, job.eval_episodes, greedy), s)
-        program = traced(f, (state, s.keys), *rest)
-        once = cache(lambda: compiled(program))
-        return lambda *args: once()(*args)
+        return Later(lambda: compiled(traced(f, (state, s.keys), *rest)))
 
     with ThreadPoolExecutor(2) as pool:
         loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
         init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
-        scorers = scorer(True), scorer(False) if sampled else None
     init, loop = init.result(), loop.result()
     seconds = time.perf_counter() - began
-    return Program(init, loop, *scorers, chunk, seconds, memory(loop))
+    return Program(init, loop, scorer(True), scorer(False), chunk, seconds, memory(loop))
 
 
 def memory(program: Any) -> int:
@@ -280,6 +284,7 @@ def execute(
         n = min([size, total - done, *ahead])
         began = time.perf_counter()
         state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
+        program.greedy.soon()
         done += n
         metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began

@@ -177,14 +177,14 @@ def fitted(s: Setting, hps: list, seeds: np.ndarray, limit: int, say: Say) -> tu
     limit: rows at most; 0: as memory allows.
     """
     rows = min(limit or len(hps), len(hps))
-    program = build(s.sweep(hps[:rows], seeds[:rows]), sampled=False)
+    program = build(s.sweep(hps[:rows], seeds[:rows]))
     room = int(SHARE * available())
     if not limit and program.bytes > room:
         say(
             f"all rows at once want {program.bytes / 2**30:.1f} GiB; {room / 2**30:.1f} may be used"
         )
         rows = max(1, rows * room // program.bytes)
-        program = build(s.sweep(hps[:rows], seeds[:rows]), sampled=False)
+        program = build(s.sweep(hps[:rows], seeds[:rows]))
     count = -(-len(hps) // rows)
     how = "at once" if count == 1 else f"in {count} batches of {rows}"
     say(f"{len(hps)} rows {how}, about {program.bytes / 2**20:,.0f} MiB; --rows N sets it")

@@ -244,6 +244,7 @@ def work(
             watch.save(done, state)
 
         def both(chunk):
+            program.sampled.soon()
             see(chunk)
             write(chunk)  # before a checkpoint is saved: what is written twice is hidden once
             watch(chunk, caught)

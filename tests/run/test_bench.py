@@ -80,7 +80,7 @@ def test_floors_do_the_work_of_a_run(tiny, name, monkeypatch):
     spy(on_policy)
     spy(bench_floors)
     s, item = set_up(bench.ITEMS[name].job(2)), TINY[name]
-    last = execute(s, build(s, sampled=False))
+    last = execute(s, build(s))
     base = bench_floors.floors(s)
     params, opt = base["gradient"]()
     count = lambda state: optax.tree.get_all_with_path(state, "count")[0][1].tolist()

@@ -53,7 +53,7 @@ def test_a_point_is_bitwise_itself_trained_alone(swept):
         job = asked.at(row["point"])
         s = set_up(job)
         alone = s.sweep([job.hyper] * 12, np.tile([0, 1], 6))
-        program = build(alone, sampled=False)
+        program = build(alone)
         last = (execute(alone, program), evaluation_keys(alone, 1))
         x = mean_returns(program.greedy(last, alone.hp, alone.world))
         at = 2 * (i % 6)
@@ -73,7 +73,7 @@ def test_rows_are_as_many_as_there_is_memory_for(monkeypatch):
     asked = sweep.plan(TINY, RUN, VARY, ())
     s = set_up(asked.at(asked.points[0]))
     hps = [asked.at(p).hyper for p in asked.points for _ in range(2)]
-    whole = build(s.sweep(hps, np.tile(s.seeds, 6)), sampled=False).bytes
+    whole = build(s.sweep(hps, np.tile(s.seeds, 6))).bytes
     assert whole > 12 * 1000
     monkeypatch.setattr(sweep, "available", lambda: int(whole / sweep.SHARE / 2))
     said = []
