@@ -1,6 +1,7 @@
 """Networks, as flax modules behind `init` and `apply`. Inputs have one batch axis, [M, ...]."""
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -9,14 +10,17 @@ import jax.numpy as jnp
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu}
 
 
+@cache
 def orthogonal(gain: float = 1.0) -> Callable:
     """Orthogonal initialiser without a QR: the polar factor of a Gaussian matrix is uniform too.
 
     Newton-Schulz, X <- 1.5 X - 0.5 X XᵀX, maps every singular value in (0, 1] to 1; 48 steps do for
     one of 1e-6. (A batched QR, which is what vmapping over seeds makes of the usual initialiser,
     hangs jaxlib 0.10 on two CPU cores.) Kernels of more than two axes are flattened to [-1, out].
+    It is traced once for a shape: flax asks for it each time that a network is applied.
     """
 
+    @partial(jax.jit, static_argnums=(1, 2))
     def init(key, shape, dtype=jnp.float32):
         rows, columns = -1 if len(shape) > 2 else shape[0], shape[-1]
         g = jax.random.normal(key, shape, jnp.float32).reshape(rows, columns)

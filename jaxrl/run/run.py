@@ -284,7 +284,6 @@ def execute(
         n = min([size, total - done, *ahead])
         began = time.perf_counter()
         state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
-        program.greedy.soon()
         done += n
         metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began
@@ -294,4 +293,5 @@ def execute(
         if done in stops:
             evaluation = mean_returns(program.greedy((state, keys), s.hp, s.world))
         see(Chunk(done, state, metrics, evaluation, seconds))
+        program.greedy.soon()
     return state

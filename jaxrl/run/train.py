@@ -244,10 +244,11 @@ def work(
             watch.save(done, state)
 
         def both(chunk):
-            program.sampled.soon()
             see(chunk)
             write(chunk)  # before a checkpoint is saved: what is written twice is hidden once
             watch(chunk, caught)
+            if chunk.evaluation is not None:
+                program.sampled.soon()
 
         state = execute(s, program, both, state, done)
     last = (state, evaluation_keys(s, 1))
