@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import struct
 from tiny import Walk, play, walk
 
@@ -64,6 +65,16 @@ def test_few_resets_are_enough_for_the_few_that_are_cut():
     np.testing.assert_array_equal(np.flatnonzero(tr.terminated), [1, 6])
     assert tr.obs[1] != tr.obs[6]
     np.testing.assert_array_equal(tr.obs[jnp.array([0, 2])], [[1.0], [1.0]])
+
+
+@pytest.mark.parametrize("block, n", [(2, 8), (8, 8), (3, 8)])
+def test_copies_step_alike_in_blocks(block, n):
+    """Blocks that do not divide the copies are not made."""
+    whole, parts = (play(AutoReset(walk(), block=b), KEY, n, 12)[1] for b in (0, block))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    f = jax.make_jaxpr(lambda w, x: w.each(lambda y: y + 1, x))
+    turns = "scan" in str(f(AutoReset(walk(), block=block), jnp.zeros(n)))
+    assert turns == (block == 2)
 
 
 @struct.dataclass
