@@ -138,10 +138,9 @@ def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
         put = lambda x, y: x.at[t, rows].set(y)
         return left.at[t, rows].set(False), jax.tree.map(put, out, new)
 
-    last = at(jnp.full_like(rows, -1))
-    later = jax.tree.map(lambda x, end: jnp.concatenate([x[1:], end[None]]), value, last)
-    cut = (b.done & ~b.terminated).at[-1].set(False)
-    return jax.lax.while_loop(lambda carry: carry[0].any(), one, (cut, later))[1]
+    later = jax.tree.map(lambda x: jnp.roll(x, -1, 0), value)
+    left = (b.done & ~b.terminated).at[-1].set(True)
+    return jax.lax.while_loop(lambda carry: carry[0].any(), one, (left, later))[1]
 
 
 def choose(flags: jax.Array, one: Any, other: Any) -> Any:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from jaxrl.run.run import Setting, execute
+from jaxrl.run.run import Later, Setting, execute
 
 
 def test_every_seed_is_scored_in_the_same_episodes_on_the_way():
@@ -16,7 +16,10 @@ def test_every_seed_is_scored_in_the_same_episodes_on_the_way():
         return {"return": jax.vmap(lambda key: jax.random.normal(key, (5,)))(scored[1])}
 
     program = SimpleNamespace(
-        chunk=1, init=lambda *_: 0, advance=lambda state, *_: (state, {}), greedy=luck
+        chunk=1,
+        init=lambda *_: 0,
+        advance=lambda state, *_: (state, {}),
+        greedy=Later(lambda: luck),
     )
     chunks = []
     execute(Setting(job, None, None, None, np.arange(3)), program, chunks.append)
