@@ -56,7 +56,9 @@ class Box(NamedTuple):
     dtype: str = "float32"
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Uniform where both bounds are finite, standard normal elsewhere."""
+        """Uniform where both bounds are finite, standard normal elsewhere; bits are fair coins."""
+        if self.dtype == "bool":
+            return jax.random.bernoulli(key, shape=self.shape)
         low, high = jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
         finite = jnp.isfinite(low) & jnp.isfinite(high)
         u = jax.random.uniform(key, self.shape)

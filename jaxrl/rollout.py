@@ -124,8 +124,8 @@ def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
     """What `look` says of the true next observations, which stand in `next_value`.
 
     Mostly it is what `value` has a step later. Only the last observations and those of truncated
-    steps are looked at, a step of each environment at a time: seldom more than one. Of a terminal
-    observation it says nothing of use.
+    steps are looked at, one of each environment at a time: a pass or two. Of a terminal observation
+    it says nothing of use.
     """
     rows = jnp.arange(b.start.shape[1])
     pick = lambda tree, t: jax.tree.map(lambda x: x[t, rows], tree)

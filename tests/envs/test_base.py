@@ -118,3 +118,8 @@ def test_a_stack_of_physics_is_one_program():
     np.testing.assert_allclose(
         tr.final_obs - obs, np.array([0.5, 1.0])[:, None, None] * np.ones((2, 3, 1))
     )
+
+
+def test_bits_are_drawn_as_fair_coins():
+    x = Box(0.0, 1.0, (1000,), "bool").sample(KEY)
+    assert x.dtype == bool and 400 < x.sum() < 600
