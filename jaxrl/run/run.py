@@ -1,8 +1,8 @@
 """The chunked host loop: nothing leaves a program while it runs; the host works between chunks.
 
 One program initialises, one advances (by any number of iterations, so that a run of 8 is bitwise
-4 + 4 and 8 x 1): both are traced before the first environment step. One evaluates: it is made beside
-the second chunk, or when it is first wanted. Each is compiled once.
+4 + 4 and 8 x 1): both are traced before the first environment step. One evaluates: it is made
+beside the second chunk, or when it is first wanted. Each is compiled once.
 """
 
 import ctypes
