@@ -27,8 +27,8 @@ def is_key(x: Any) -> bool:
 
 
 def flat(draw: Callable, key: Key, shape: tuple[int, ...]) -> jax.Array:
-    """`draw(key, shape)`, the same numbers, along one axis: XLA unrolls each short one, and then
-    takes three times as long to compile."""
+    """`draw(key, shape)`, the same numbers, along one axis: XLA unrolls short ones on a CPU, and
+    PPO's program for CartPole then takes 6.0 instead of 4.5 processor seconds to compile."""
     return draw(key, (math.prod(shape),)).reshape(shape)
 
 

@@ -92,20 +92,23 @@ class Gymnax:
         space = self._native_space("observation_space")
         if hasattr(space, "n"):
             return Box(0.0, 1.0, (int(space.n),))
-        box = _box(space, REPAIRED.get(self.name, ()))
-        return box._replace(dtype="bool") if self.name.endswith("MinAtar") else box
+        return _box(space, REPAIRED.get(self.name, ()))._replace(dtype=self._dtype)
 
     @property
     def action_space(self) -> Box | Discrete:
         space = self._native_space("action_space")
         return Discrete(int(space.n)) if hasattr(space, "n") else _box(space)
 
+    @property
+    def _dtype(self) -> str:
+        """Of an observation: a MinAtar game's planes are bits, at a quarter of the memory."""
+        return "bool" if self.name.endswith("MinAtar") else "float32"
+
     def _observe(self, obs: Any) -> jax.Array:
-        """float32, or a MinAtar game's planes as the bits they are: a quarter of the memory. An
-        integer state (FrozenLake) is one-hot, so that a network can read it."""
+        """As `_dtype`; an integer state (FrozenLake) is one-hot, so that a network can read it."""
         if obs.ndim == 0:
             return jax.nn.one_hot(obs, self.observation_space.shape[0])
-        return obs.astype(self.observation_space.dtype)
+        return obs.astype(self._dtype)
 
     def reset(self, key):
         obs, state = self.upstream.reset_env(key, self.params)
