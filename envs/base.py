@@ -9,6 +9,9 @@ vmapped over, and changing gravity recompiles nothing):
   `step(key, state, action) -> (state, Transition)`. `AutoReset(env)` makes one. A world may have
   a `draw(key, steps, n)` of all that is random in so many steps; it takes a step's for a key.
 
+Where a reward is several, `objectives` names them, "return" first: ("return", "cost"). One that has
+none pays a number.
+
 `envs.make(name)` gives a world. Learners know only worlds: one whose rows are environments x agents
 is as good as any.
 """
@@ -97,6 +100,10 @@ class Wrapper:
     @property
     def max_steps(self) -> int:
         return self.env.max_steps
+
+    @property
+    def objectives(self) -> tuple[str, ...]:  # names of its rewards, "return" first; () for one
+        return getattr(self.env, "objectives", ())
 
     @property
     def tables(self) -> Any:

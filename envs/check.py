@@ -122,6 +122,7 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
     yield from shapes
 
     action = jax.eval_shape(lambda k: _sample(world.action_space, k), key)
+    names = getattr(world, "objectives", ())
     if type(world) is AutoReset:
         # its env first: AutoReset would hide some faults and choke on others
         bare, failed = traced("step", _bare, world, key, state, action)
@@ -131,7 +132,7 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
             yield failed
             return
         assert bare is not None
-        faults = [*_types(bare.state, state), *_flags(bare)]
+        faults = [*_types(bare.state, state), *_flags(bare, names)]
         yield from faults
         if any(p.about != "state type" for p in faults):
             return
@@ -145,7 +146,7 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
         yield Problem("step", f"gives {type(stepped).__name__}, expected (state, Transition)")
         return
     after, tr = stepped
-    faults = [] if type(world) is AutoReset else [*_types(after, state), *_flags(tr)]
+    faults = [] if type(world) is AutoReset else [*_types(after, state), *_flags(tr, names)]
     yield from faults
     if any(p.about != "state type" for p in faults):
         return
@@ -215,11 +216,15 @@ def _type(x: Any) -> str:
     return f"{'weak ' * x.weak_type}{x.dtype}"
 
 
-def _flags(tr: Any) -> Iterator[Problem]:
+def _flags(tr: Any, names: tuple[str, ...]) -> Iterator[Problem]:
     """Shapes and dtypes of reward and flags."""
     shape = tr.reward.shape
-    if shape[:1] != (COPIES,) or len(shape) > 2 or shape[1:] == (1,):
-        yield Problem("reward", f"has shape {shape[1:]}, expected () or (K,) with K > 1")
+    K = len(names)
+    if shape != ((COPIES, K) if K else (COPIES,)):
+        expected = f"({K},), its objectives being {names}" if K else "(), as it names no objectives"
+        yield Problem("reward", f"has shape {shape[1:]}, expected {expected}")
+    if K and (names[0] != "return" or K == 1):
+        yield Problem("objectives", f"are {names}, expected 'return' and others")
     if not jnp.issubdtype(tr.reward.dtype, jnp.floating):
         yield Problem("reward", f"has dtype {tr.reward.dtype}, expected float32")
     for flag in ("terminated", "truncated"):

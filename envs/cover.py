@@ -46,6 +46,10 @@ class Cover:
     max_steps: int = struct.field(pytree_node=False, default=32)
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        return ("return", "modular")  # the second counts a cell each time that it is covered
+
+    @property
     def size(self) -> int:
         return self.weight.shape[0]
 

@@ -16,12 +16,24 @@ from jaxrl.types import Batch, Key, Params
 class Episodes(struct.PyTreeNode):
     """The running return and length of each environment's episode, [N]."""
 
-    ret: jax.Array
+    ret: jax.Array  # [N, K] where there are several rewards
     length: jax.Array
 
     @staticmethod
-    def begin(n: int) -> "Episodes":
-        return Episodes(jnp.zeros(n), jnp.zeros(n, jnp.int32))
+    def begin(n: int, objectives: tuple[str, ...] = ()) -> "Episodes":
+        shape = (n, len(objectives)) if objectives else n
+        return Episodes(jnp.zeros(shape), jnp.zeros(n, jnp.int32))
+
+
+def objectives(world: Any) -> tuple[str, ...]:
+    """The names of a world's several rewards, "return" the first; () where a reward is a number."""
+    return getattr(world, "objectives", ())
+
+
+def named(world: Any, x: jax.Array) -> dict[str, jax.Array]:
+    """Rewards or returns [N], or [N, K], by the objective's name."""
+    names = objectives(world)
+    return {k: x[..., i] for i, k in enumerate(names)} if names else {"return": x}
 
 
 class Stage(struct.PyTreeNode):
@@ -44,17 +56,13 @@ def begin(policy: Policy, key: Key, hp: Any, world: Any) -> Stage:
     moments = normalise.moments(jax.tree.map(lambda x: x[0], obs)) if hp.normalise_obs else ()
     scaling = (normalise.moments(jnp.zeros(())), jnp.zeros(n)) if hp.normalise_reward else ((), ())
     start = jnp.ones(n, bool)
-    return Stage(env, obs, start, policy.memory(n), Episodes.begin(n), moments, *scaling)
+    episodes = Episodes.begin(n, objectives(world))
+    return Stage(env, obs, start, policy.memory(n), episodes, moments, *scaling)
 
 
 def see(stage: Stage, obs: Any) -> Any:
     """An observation as the policy sees it, under the moments that the rollout began with."""
     return obs if stage.obs_moments == () else normalise.normalise(stage.obs_moments, obs)
-
-
-def first(reward: jax.Array) -> jax.Array:
-    """The reward that episode statistics speak of: the first objective where there are several."""
-    return reward if reward.ndim == 1 else reward[..., 0]
 
 
 def draw(world: Any, key: Key, steps: int, n: int) -> Any:
@@ -67,8 +75,9 @@ def rollout(
 ) -> tuple[Stage, Batch, dict[str, jax.Array]]:
     """`steps` steps of every environment under any parameters: (stage, batch [T, N, ...], metrics).
 
-    Metrics are `episode_return` and `episode_length`, means over the episodes that finished here
-    (NaN if none did: an unfinished episode is not a return of 0), and `episodes`, their count.
+    Metrics are `episode_return` (and `episode_NAME` of each further objective) and
+    `episode_length`, means over the episodes that finished here (NaN if none did: an unfinished
+    episode is not a return of 0), and `episodes`, their count.
     """
 
     def one(carry, drawn):
@@ -78,14 +87,12 @@ def rollout(
         action, record, value, memory = policy.act(params, seen, start, memory, noise)
         env, s = world.step(chance, env, action)
         done = s.terminated | s.truncated
-        ep = Episodes(ep.ret + first(s.reward), ep.length + 1)
-        finished = dict(
-            episode_return=jnp.where(done, ep.ret, 0.0).sum(),
-            episode_length=jnp.where(done, ep.length, 0).sum(),
-            episodes=done.sum(),
-        )
-        total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, finished)
-        ep = jax.tree.map(lambda x: jnp.where(done, jnp.zeros_like(x), x), ep)
+        ep = Episodes(ep.ret + s.reward, ep.length + 1)
+        ended = named(world, ep.ret) | dict(length=ep.length)
+        finished = {f"episode_{k}": jnp.where(done, x, 0).sum() for k, x in ended.items()}
+        finished["episodes"] = done.sum()
+        total = {k: x + finished[k].astype(x.dtype) for k, x in total.items()}
+        ep = choose(done, jax.tree.map(jnp.zeros_like, ep), ep)
         ahead = see(stage, s.final_obs)
         if remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
@@ -95,7 +102,8 @@ def rollout(
         return (env, s.obs, done, memory, ep, total), (row, raw)
 
     remembers = bool(jax.tree.leaves(stage.memory))
-    total = dict.fromkeys(("episode_return", "episode_length", "episodes"), jnp.zeros(()))
+    counted = [f"episode_{k}" for k in (*(objectives(world) or ["return"]), "length")]
+    total = dict.fromkeys([*counted, "episodes"], jnp.zeros(()))
     carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
     key_act, key_env = jax.random.split(key)
     drawn = policy.draw(key_act, steps, hp.num_envs), draw(world, key_env, steps, hp.num_envs)
@@ -193,7 +201,8 @@ def evaluate(act, memory, world: Any, key: Key, episodes: int, limit: int = 0) -
       act: (obs, memory, key) -> (action, memory).
       limit: stop after so many steps (0: the world's own time limit, or 10,000).
 
-    Returns per episode, [episodes]: `return`, `length`, `complete` (False: cut by `limit`).
+    Returns per episode, [episodes]: `return` (and each further objective by its name), `length`,
+    `complete` (False: cut by `limit`).
     """
     limit = limit or world.max_steps or 10_000
     key_reset, key = jax.random.split(key)
@@ -207,10 +216,11 @@ def evaluate(act, memory, world: Any, key: Key, episodes: int, limit: int = 0) -
         key, key_act, key_env = jax.random.split(key, 3)
         action, memory = act(obs, memory, key_act)
         env, s = world.step(key_env, env, action)
-        ep = Episodes(ep.ret + jnp.where(over, 0.0, first(s.reward)), ep.length + ~over)
+        gained = choose(over, jnp.zeros_like(s.reward), s.reward)
+        ep = Episodes(ep.ret + gained, ep.length + ~over)
         return t + 1, key, env, s.obs, memory, ep, over | s.terminated | s.truncated
 
-    over = jnp.zeros(episodes, bool)
-    carry = (jnp.int32(0), key, env, obs, memory, Episodes.begin(episodes), over)
+    over, ep = jnp.zeros(episodes, bool), Episodes.begin(episodes, objectives(world))
+    carry = (jnp.int32(0), key, env, obs, memory, ep, over)
     *_, ep, over = jax.lax.while_loop(going, one, carry)
-    return {"return": ep.ret, "length": ep.length, "complete": over}
+    return named(world, ep.ret) | {"length": ep.length, "complete": over}

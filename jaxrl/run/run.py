@@ -20,7 +20,7 @@ import numpy as np
 from jaxrl import hyper
 from jaxrl.core import Algo
 from jaxrl.errors import InputError, reason
-from jaxrl.rollout import evaluate
+from jaxrl.rollout import evaluate, objectives
 from jaxrl.run import catalogue
 from jaxrl.run.guard import guarded
 from jaxrl.run.job import Job
@@ -113,8 +113,11 @@ def try_out(name: str, world: Any) -> None:
         reward = jax.eval_shape(once, jax.random.key(0))
     except Exception as e:
         raise InputError(f"env: {name}: {reason(e)}; jaxrl check-env {name} tells more") from e
-    if reward.shape != (2,):
-        raise InputError(f"env: {name}: a reward has shape {reward.shape[1:]}, allowed is ()")
+    K = len(objectives(world))
+    if reward.shape != ((2, K) if K else (2,)):
+        allowed = f"({K},), as many as objectives" if K else "(); several need objectives"
+        shape = f"a reward has shape {reward.shape[1:]}"
+        raise InputError(f"env: {name}: {shape}, allowed is {allowed}")
 
 
 def one_state(s: Setting) -> Any:
@@ -174,10 +177,10 @@ def score(algo: Algo, episodes: int, greedy: bool, x: tuple, hp: Any, world: Any
     return evaluate(act, algo.memory(episodes), world, key, episodes)
 
 
-def mean_returns(result: dict) -> np.ndarray:
+def mean_returns(result: dict, objective: str = "return") -> np.ndarray:
     """The mean return of each row [rows]. An episode that was cut counts with what it had: to
     leave it out would leave out the longest."""
-    return np.asarray(result["return"], float).mean(-1)
+    return np.asarray(result[objective], float).mean(-1)
 
 
 def evaluation_keys(s: Setting, point: int, seed: int = 0) -> jax.Array:

@@ -71,10 +71,11 @@ def summarise(per_seed) -> dict:
 
 def describe(result: dict) -> str:
     """A summary in words: 500.0 (95 % [498.1, 500.0] over 16 seeds, worst 497.2)."""
+    others = "".join(f"; {k} {describe(x)}" for k, x in result.get("objectives", {}).items())
     n, (low, high) = len(result["per_seed"]), result["ci95"]
     if lost := [str(i) for i, x in enumerate(result["per_seed"]) if x is None]:
         return f"unknown: {len(lost)} of {n} seeds diverged to NaN (number {', '.join(lost)})"
     if low is None:
-        return f"{result['iqm']:.1f} (1 seed: no interval)"
-    worst = result["min"]
-    return f"{result['iqm']:.1f} (95 % [{low:.1f}, {high:.1f}] over {n} seeds, worst {worst:.1f})"
+        return f"{result['iqm']:.1f} (1 seed: no interval){others}"
+    between = f"(95 % [{low:.1f}, {high:.1f}] over {n} seeds, worst {result['min']:.1f})"
+    return f"{result['iqm']:.1f} {between}{others}"

@@ -31,16 +31,20 @@ from jaxrl.run.run import (
 from jaxrl.run.sinks import Sinks, open_sinks
 from jaxrl.run.stats import finite, iqm, summarise
 
+PLAYED = ("return", "length", "complete")  # what every evaluation says of its episodes
 See: TypeAlias = Callable[[Chunk], None]
 Say: TypeAlias = Callable[[str], Any]
 
 
 def final(result: dict) -> dict:
-    """The statistics of a final evaluation, and how many of its episodes were complete."""
+    """The statistics of a final evaluation, those of further objectives by their names, and how
+    many of its episodes were complete."""
     complete = result["complete"]
-    return summarise(mean_returns(result)) | dict(
+    counts = dict(
         episodes=int(complete.shape[1]), complete_episodes=[int(n) for n in complete.sum(1)]
     )
+    others = {k: summarise(mean_returns(result, k)) for k in result if k not in PLAYED}
+    return summarise(mean_returns(result)) | counts | (dict(objectives=others) if others else {})
 
 
 def train(

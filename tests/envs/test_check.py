@@ -35,6 +35,11 @@ class Broken(Walk):
     def max_steps(self):
         return 2 if self.fault == "limit" else 0
 
+    @property
+    def objectives(self):
+        names = {"unnamed": ("return", "cost"), "one objective": ("cost",)}
+        return names.get(self.fault, ())
+
     def reset(self, key):
         if self.fault == "raises":
             raise RuntimeError("no reset today")
@@ -85,7 +90,9 @@ class Broken(Walk):
         ("weak", "state type: state[1] is weak int32 after a reset and int32 after a step"),
         ("widens", "state type: state[1] is int32 after a reset and float32 after a step"),
         ("structure", "state: has another structure"),
-        ("reward shape", "reward: has shape (1,), expected () or (K,) with K > 1"),
+        ("reward shape", "reward: has shape (1,), expected (), as it names no objectives"),
+        ("unnamed", "reward: has shape (), expected (2,), its objectives being ("),
+        ("one objective", "objectives: are ('cost',), expected 'return' and others"),
         ("reward dtype", "reward: has dtype int32, expected float32"),
         ("reward nan", "reward: is nan at step"),
         ("obs nan", "observation: holds NaN"),

@@ -10,7 +10,10 @@ import pytest
 import envs
 from envs import cover, registry
 from envs.check import check
+from jaxrl.core import Policy
 from jaxrl.errors import InputError
+from jaxrl.papers.on_policy.ppo import PPO
+from jaxrl.rollout import begin, evaluate, rollout
 
 KEY = jax.random.key(0)
 UP, RIGHT, DOWN, LEFT, STAY = range(5)
@@ -84,6 +87,22 @@ def test_the_observation_is_cell_and_time_and_tells_nothing_of_the_path():
         np.testing.assert_array_equal(s.obs[k], z.obs[k])
     np.testing.assert_array_equal(s.obs["cell"], np.eye(9)[0])
     np.testing.assert_array_equal(s.obs["time"], np.eye(6)[2])
+
+
+def test_returns_go_by_the_objectives_names():
+    """A rollout's metrics, and an evaluation, of a world that pays two rewards."""
+    world = envs.make("cover/coverage", size=3, max_steps=4)
+    still = lambda obs, memory, key: (jnp.full(len(obs["cell"]), STAY), memory)
+    got = evaluate(still, (), world, KEY, 3)
+    np.testing.assert_array_equal(got["return"], np.zeros(3))  # nothing new is ever covered
+    covered = float(world.env.disc(jnp.array([0, 0])).mean())
+    np.testing.assert_allclose(got["modular"], np.full(3, 4 * covered), rtol=1e-6)
+    act = lambda params, obs, start, memory, key: (still(obs, (), key)[0], (), 0.0 * start, ())
+    policy, hp = Policy(lambda *_: (), lambda n: (), act, lambda *_: None), PPO(num_envs=3)
+    _, b, metrics = rollout(policy, (), begin(policy, KEY, hp, world), KEY, hp, world, 4)
+    assert b.reward.shape == (4, 3, 2)
+    assert metrics["episode_return"] == 0 and metrics["episodes"] == 3
+    np.testing.assert_allclose(metrics["episode_modular"], 4 * covered, rtol=1e-6)
 
 
 def test_slips_go_anywhere():
