@@ -54,6 +54,20 @@ class Policy(NamedTuple):
     draw: Callable[[Key, int, int], Any] = lambda key, steps, n: jax.random.split(key, steps)
 
 
+class Learner(NamedTuple):
+    """A method that learns from transitions, wherever they come from: a replay buffer, a dataset.
+
+    `t` is the iteration, `i` the gradient step, counted from 0: neither is ever batched.
+    """
+
+    init: Callable[..., Params]  # (key, obs [N, ...], hp) -> params, its targets among them
+    opt: Callable[..., Any]  # (params, hp) -> the optimisers' states
+    update: Callable[..., Any]  # (params, opt, Transitions, key, t, i, hp) -> (params, opt, stats)
+    # (params, obs [N, ...], memory, key, t, hp) -> (action, memory); key None: the mode
+    act: Callable[..., Any]
+    memory: Callable[[int], Any] = lambda n: ()  # (n) -> memory at the start of n episodes
+
+
 def train(algo: Algo, key: Key, hp: Any, world: Any, n: int) -> tuple[Any, dict]:
     """A whole run of n iterations. jit it; vmap it over keys, over any float of hp, over worlds.
 

@@ -111,6 +111,19 @@ class CNN(nn.Module):
         return MLP(self.hidden, self.activation)(x)
 
 
+class Actor(nn.Module):
+    """obs -> head inputs [M, size]; or, within [-1, 1] by a tanh, the actions themselves."""
+
+    size: int
+    torso: Callable[[], nn.Module]
+    bounded: bool = False
+
+    @nn.compact
+    def __call__(self, obs):
+        x = dense(self.size, 0.01)(self.torso()(seen(obs, critic=False)))
+        return nn.tanh(x) if self.bounded else x
+
+
 class ActorCritic(nn.Module):
     """obs -> (head inputs [M, size], value [M], or [M, values] where values > 0)."""
 

@@ -71,13 +71,22 @@ def draw(world: Any, key: Key, steps: int, n: int) -> Any:
 
 
 def rollout(
-    policy: Policy, params: Params, stage: Stage, key: Key, hp: Any, world: Any, steps: int
+    policy: Policy,
+    params: Params,
+    stage: Stage,
+    key: Key,
+    hp: Any,
+    world: Any,
+    steps: int,
+    judge: bool = True,
 ) -> tuple[Stage, Batch, dict[str, jax.Array]]:
     """`steps` steps of every environment under any parameters: (stage, batch [T, N, ...], metrics).
 
     Metrics are `episode_return` (and `episode_NAME` of each further objective) and
     `episode_length`, means over the episodes that finished here (NaN if none did: an unfinished
     episode is not a return of 0), and `episodes`, their count.
+
+    judge: find the values; see `unjudged`.
     """
 
     def one(carry, drawn):
@@ -94,7 +103,7 @@ def rollout(
         total = {k: x + finished[k].astype(x.dtype) for k, x in total.items()}
         ep = choose(done, jax.tree.map(jnp.zeros_like, ep), ep)
         ahead = see(stage, s.final_obs)
-        if remembers:  # the value of s' needs the memory after s
+        if judge and remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
         flags = dict(terminated=s.terminated, done=done)
         row = Batch(seen, action, record, start, value, ahead, s.reward, **flags)
@@ -108,13 +117,14 @@ def rollout(
     key_act, key_env = jax.random.split(key)
     drawn = policy.draw(key_act, steps, hp.num_envs), draw(world, key_env, steps, hp.num_envs)
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
-    if not remembers:  # one large product instead of T small ones
+    if judge and not remembers:  # one large product instead of T small ones
         look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
         value = look(batch.obs, batch.start)
         batch = batch.replace(value=value, next_value=ahead_of(look, value, batch))
     none = jax.tree.map(jnp.zeros_like, batch.next_value)
     ahead = choose(batch.terminated, none, batch.next_value)
-    batch = batch.replace(next_value=ahead, old=batch.record, memory=stage.memory)
+    batch = batch.replace(next_value=ahead, memory=stage.memory)
+    batch = batch.replace(old=batch.record) if judge else batch.replace(value=None)
     env, obs, start, memory, episodes, total = carry
     stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)
     if hp.normalise_obs:
@@ -156,24 +166,18 @@ def choose(flags: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(*along(x, flags), x, y), one, other)
 
 
-def unjudged(
-    policy: Policy, params: Params, stage: Stage, key: Key, hp: Any, world: Any, steps: int
-) -> tuple[Stage, Batch, dict[str, jax.Array]]:
-    """A rollout for a buffer, as `rollout` but without values: later parameters have to give them.
+def unjudged(*args: Any) -> tuple[Stage, Batch, dict[str, jax.Array]]:
+    """A rollout for a buffer: without values, since later parameters have to give them.
 
-    The true next observation stands in `next_value` until `judged` puts V there. Without memory.
+    The true next observation stands in `next_value` until `judged` puts V there; zeros of a
+    terminal, so that no NaN of diverged physics is remembered.
     """
-
-    def act(params, obs, start, memory, key):
-        action, record, _, memory = policy.act(params, obs, start, memory, key)
-        return action, record, obs, memory
-
-    stage, b, metrics = rollout(policy._replace(act=act), params, stage, key, hp, world, steps)
-    return stage, b.replace(value=None, old=None), metrics
+    return rollout(*args, judge=False)
 
 
 def judged(policy: Policy, params: Params, b: Batch, key: Key) -> Batch:
-    """An `unjudged` batch with the values, and in `old` the record, that these parameters give."""
+    """An `unjudged` batch with the values, and in `old` the record, that these parameters give.
+    Without memory."""
     w = policy.judge(params, params, b.replace(old=b.record), key)
     ahead = policy.act(params, b.next_value, b.start, (), None)[2]
     return b.replace(old=w.record, value=w.value, next_value=ahead)

@@ -32,6 +32,17 @@ def flat(draw: Callable, key: Key, shape: tuple[int, ...]) -> jax.Array:
     return draw(key, (math.prod(shape),)).reshape(shape)
 
 
+class Transitions(struct.PyTreeNode):
+    """Rows [M, ...] that a `Learner` learns from, wherever they came from."""
+
+    obs: Any
+    action: Any
+    reward: jax.Array  # of one step, or the discounted sum of n
+    discount: jax.Array  # of the next observation's value: γ, or γⁿ; 0 of a terminal
+    next_obs: Any  # the true one: before any reset
+    next_action: Any = None  # what the behaviour did there; datasets have it
+
+
 class Batch(struct.PyTreeNode):
     """What a rollout gives and the parts fill in: per sample, but for the fields marked *whole*."""
 

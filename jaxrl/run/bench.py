@@ -77,13 +77,42 @@ class Item(NamedTuple):
         return jobs.resolve(run=run, env_params={}, network=net, hyper=hp)
 
 
-ITEMS = {
+class Soft(NamedTuple):
+    """A piece of work: SAC with 64 x 64 relu for the actor and each of two critics."""
+
+    env: str
+    updates: int  # iterations: a step of every environment, then gradient steps
+    num_envs: int = 1
+    gradient_steps: int = 1
+    batch_size: int = 256
+    buffer_size: int = 100_000
+    learning_starts: int = 1000
+    lr: float = 1e-3
+    gamma: float = 0.99
+    tau: float = 0.005
+    memory: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one seed."""
+        return self.updates * self.num_envs
+
+    def job(self, seeds: int) -> jobs.Job:
+        same = ("num_envs", "batch_size", "buffer_size", "learning_starts", "lr", "gamma", "tau")
+        hp = {k: getattr(self, k) for k in same} | dict(updates=self.gradient_steps, num_steps=1)
+        net = dict(torso="mlp", hidden=(64, 64), activation="relu")
+        run = dict(paper="sac", env=self.env, seeds=seeds, steps=self.steps, evals=1)
+        return jobs.resolve(run=run, env_params={}, network=net, hyper=hp)
+
+
+ITEMS: dict[str, Item | Soft] = {
     "a": Item("CartPole-v1", 4, 128, 4, 4, 976, 2.5e-4, True, ent_coef=0.01),
     "b": Item("CartPole-v1", 2048, 32, 16, 4, 24, 1e-3, True, ent_coef=0.01),
     "c": Item("Breakout-MinAtar", 64, 128, 8, 4, 40, 2.5e-3, True, ent_coef=0.01),
     "d": Item("brax/hopper", 2048, 10, 32, 4, 8, 3e-4, False, normalise=True),
     "e": Item("Pendulum-v1", 64, 128, 32, 4, 60, 1e-3, False, gamma=0.95),
     "f": Item("CartPole-v1", 16, 128, 4, 4, 60, 1e-3, True, ent_coef=0.01, memory=64),
+    "g": Soft("Pendulum-v1", 20_000),
 }
 
 
@@ -169,9 +198,9 @@ def size(params: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def rejax(item: Item, s: Setting) -> Entrant:
+def rejax(item: Any, s: Setting) -> Entrant:
     """One program for all updates. One seed is not vmapped: that is how rejax is fastest."""
-    trainer, rows = bench_peers.rejax_ppo(item), len(s.seeds)
+    trainer, rows = bench_peers.rejax(item), len(s.seeds)
     over = jax.vmap if rows > 1 else lambda f: f
     keys = s.keys if rows > 1 else s.keys[0]
     state = jax.jit(over(trainer.init))(keys)
@@ -183,13 +212,13 @@ def rejax(item: Item, s: Setting) -> Entrant:
     return Entrant(partial(timed, train, state), seconds, np.ravel(score).tolist(), mib, count)
 
 
-def brax(item: Item) -> Entrant:
+def brax(item: Any) -> Entrant:
     with uncached():
         _, seconds, score = bench_peers.brax_ppo(item, evaluate=True)
     return Entrant(lambda: bench_peers.brax_ppo(item)[0], seconds, [score])
 
 
-def peers_of(item: Item, s: Setting, say: Say) -> dict[str, Entrant]:
+def peers_of(item: Item | Soft, s: Setting, say: Say) -> dict[str, Entrant]:
     """Those that are installed and can do this item; one that fails is named and left out."""
     able: dict[str, Callable[[], Entrant]] = {}
     if not item.memory and not bench_peers.missing():

@@ -10,25 +10,75 @@ What a loop has made is carried to its end, else XLA would leave it out.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrl.families.off_policy import explorer, n_steps
 from jaxrl.families.on_policy import gae, minibatches, total_loss
 from jaxrl.optim import adam
+from jaxrl.papers.off_policy import sac
 from jaxrl.papers.on_policy import ppo
 from jaxrl.policies import policy_for
-from jaxrl.rollout import draw, rollout
+from jaxrl.rollout import draw, rollout, unjudged
 from jaxrl.run.run import Setting, compiled, over_rows, traced
+
+
+class Work(NamedTuple):
+    """What an item's method does in an iteration, without what holds it together."""
+
+    collect: Callable[..., Any]  # (state, key, hp, world) -> (stage, batch, metrics)
+    minibatch: Callable[..., Any]  # (state, hp, world) -> what a gradient step reads
+    descend: Callable[..., Any]  # (params, opt, minibatch, state, hp) -> (params, opt)
+    count: int  # gradient steps of the whole run
+
+
+def of_ppo(s: Setting) -> Work:
+    net, hp, policy = s.job.network, s.job.hyper, policy_for(s.world, s.job.network)
+    loss = total_loss(policy, ppo.clip, ppo.clipped_value)
+
+    def collect(x, key, hp, world):
+        return rollout(policy, x.params, x.stage, key, hp, world, hp.num_steps)
+
+    def minibatch(x, hp, world):
+        batch = gae(x, collect(x, x.key, hp, world)[1], jnp.int32(0), hp, world)
+        index, take = minibatches(x.key, batch, hp, net.memory > 0)
+        return take(index[0])
+
+    def descend(params, opt, b, x, hp):
+        grads, _ = jax.grad(loss, has_aux=True)(params, x.params, b, x.key, hp)
+        updates, opt = adam(hp).update(grads, opt, params)
+        return optax.apply_updates(params, updates), opt
+
+    return Work(collect, minibatch, descend, s.job.iterations * hp.epochs * hp.minibatches)
+
+
+def of_sac(s: Setting) -> Work:
+    learner, hp = sac.learner(s.world, s.job.network), s.job.hyper
+    waits = -(-hp.learning_starts // hp.steps_per_iteration) - 1  # iterations
+
+    def collect(x, key, hp, world):
+        policy = explorer(learner, world, waits + 1, hp)
+        return unjudged(policy, x.params, x.stage, key, hp, world, hp.num_steps)
+
+    def minibatch(x, hp, world):
+        steps = -(-hp.batch_size // hp.num_envs)
+        b = collect(x, x.key, hp.replace(num_steps=steps), world)[1].replace(start=None)
+        rows = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:])[: hp.batch_size], b)
+        return n_steps(rows.replace(record=(), memory=()), hp.gamma)
+
+    def descend(params, opt, b, x, hp):
+        return learner.update(params, opt, b, x.key, jnp.int32(0), jnp.int32(0), hp)[:2]
+
+    return Work(collect, minibatch, descend, (s.job.iterations - waits) * hp.updates)
 
 
 def floors(s: Setting) -> dict[str, Callable]:
     """The floors of all iterations of a run, by name: each call does the whole of one."""
-    job, net = s.job, s.job.network
-    n, policy = job.iterations, policy_for(s.world, net)
-    loss = total_loss(policy, ppo.clip, ppo.clipped_value)
+    job, n = s.job, s.job.iterations
+    work = dict(ppo=of_ppo, sac=of_sac)[job.paper](s)
 
     def environment(x, hp, world):
         def chosen(key):
@@ -49,33 +99,21 @@ def floors(s: Setting) -> dict[str, Callable]:
         shapes = jax.eval_shape(one, first, now)[0][1]
         return jax.lax.fori_loop(0, n, once, (first[0], blank(shapes)))
 
-    def collect(x, key, hp, world):
-        return rollout(policy, x.params, x.stage, key, hp, world, hp.num_steps)
-
     def whole_rollout(x, hp, world):
         def once(i, carry):
             s = x.inner.replace(stage=carry[0])
-            return collect(s, jax.random.fold_in(s.key, i), hp, world)
+            return work.collect(s, jax.random.fold_in(s.key, i), hp, world)
 
-        shapes = jax.eval_shape(collect, x.inner, x.inner.key, hp, world)[1:]
+        shapes = jax.eval_shape(work.collect, x.inner, x.inner.key, hp, world)[1:]
         return jax.lax.fori_loop(0, n, once, (x.inner.stage, *blank(shapes)))
 
     def one_minibatch(x, hp, world):
-        batch = gae(x.inner, collect(x.inner, x.inner.key, hp, world)[1], jnp.int32(0), hp, world)
-        index, take = minibatches(x.inner.key, batch, hp, net.memory > 0)
-        return take(index[0])
+        return work.minibatch(x.inner, hp, world)
 
     def gradient(x, hp, world):
         s, b = x[0].inner, x[1]
-        opt = adam(hp)
-
-        def once(_, carry):
-            params, state = carry
-            grads, _ = jax.grad(loss, has_aux=True)(params, s.params, b, s.key, hp)
-            updates, state = opt.update(grads, state, params)
-            return optax.apply_updates(params, updates), state
-
-        return jax.lax.fori_loop(0, n * hp.epochs * hp.minibatches, once, (s.params, s.opt))
+        once = lambda _, carry: work.descend(*carry, b, s, hp)
+        return jax.lax.fori_loop(0, work.count, once, (s.params, s.opt))
 
     rest = s.hp, s.world
     call = lambda f, x: compiled(traced(over_rows(f, s), x, *rest))

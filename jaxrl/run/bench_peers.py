@@ -3,7 +3,9 @@
 rejax: its PPO (`pip install 'jaxrl[bench]'`), same networks, parameters, epochs and minibatches. It
 differs in this: the gradient is clipped by element, actor and critic have an optimiser each,
 advantages are normalised within a minibatch, and a truncated episode counts as a terminated one, so
-that no value of the next observation is computed. It has no memory: not for `f`.
+that no value of the next observation is computed. It has no memory: not for `f`. Its SAC has
+our networks and sizes; a truncated episode counts as a terminated one there, too, a target's new
+step is that of one before, and the first actions are its policy's, not uniform.
 
 brax.training: its PPO, where the environment is brax's, for one seed: it knows no several. It
 differs in this: minibatches are of whole unrolls, episodes begin again from one state, returns are
@@ -91,6 +93,42 @@ def missing() -> list[str]:
     return ["peer rejax is not installed: pip install 'jaxrl[bench]'"]
 
 
+def rejax(item: Any) -> Trainer:
+    """rejax's trainer for an item."""
+    return rejax_ppo(item) if hasattr(item, "minibatches") else rejax_sac(item)
+
+
+def rejax_sac(item: Any) -> Trainer:
+    """rejax's SAC at an item's sizes."""
+    from rejax import SAC
+
+    import envs
+
+    env = FiveValues(envs.make_env(item.env))
+    algo = SAC.create(
+        env=env,
+        env_params=env.default_params,
+        agent_kwargs=dict(hidden_layer_sizes=(64, 64), activation="relu"),
+        learning_rate=item.lr,
+        max_grad_norm=float("inf"),
+        num_envs=item.num_envs,
+        num_epochs=item.gradient_steps,
+        batch_size=item.batch_size,
+        buffer_size=item.buffer_size,
+        fill_buffer=item.learning_starts,
+        gamma=item.gamma,
+        target_update_freq=1,
+        polyak=1 - item.tau,
+    )
+    one = lambda _, ts: algo.train_iteration(ts)
+    return Trainer(
+        algo.init_state,
+        lambda ts: jax.lax.fori_loop(0, item.updates, one, ts),
+        lambda ts, key: algo.eval_callback(algo, ts, key)[1].mean(),
+        lambda ts: (ts.actor_ts.params, ts.critic_ts.params, ts.critic_target_params),
+    )
+
+
 def rejax_ppo(item: Any) -> Trainer:
     """rejax's PPO at an item's sizes."""
     import optax
@@ -174,7 +212,7 @@ def brax_ppo(item: Any, evaluate: bool = False) -> tuple[float, float, float]:
 
 def main(item: str, done: str) -> None:
     """One update of one seed, as a process of its own."""
-    trainer = rejax_ppo(SimpleNamespace(**json.loads(Path(item).read_text())))
+    trainer = rejax(SimpleNamespace(**json.loads(Path(item).read_text())))
     state = jax.jit(trainer.init)(jax.random.key(0))
     jax.block_until_ready(jax.jit(trainer.train)(state))
     Path(done).write_text("done")

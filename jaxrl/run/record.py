@@ -35,7 +35,7 @@ from jaxrl.run.job import Job
 from jaxrl.run.stats import finite
 
 POINTS = ("steps", "eval_steps", "eval_return")  # of metrics.npz; the rest are metrics
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "brax", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "brax", "flashbax", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -191,7 +191,7 @@ def test_the_adapter_speaks_of_spaces_as_gymnax_does():
 def test_rejax_does_the_same_amount(tiny):
     pytest.importorskip("rejax")
     item, s = TINY["e"], set_up(TINY["e"].job(2))
-    trainer = bench_peers.rejax_ppo(item)
+    trainer = bench_peers.rejax(item)
     last = jax.jit(lambda key: trainer.train(trainer.init(key)))(jax.random.key(0))
     count = optax.tree.get_all_with_path(last.actor_ts.opt_state, "count")[0][1]
     assert count == item.updates * item.epochs * item.minibatches
