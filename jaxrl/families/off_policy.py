@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from envs.spaces import Box
+from envs.spaces import Box, Discrete
 from jaxrl.core import Algo, Learner, Policy
 from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
@@ -134,9 +134,18 @@ def with_targets(*names: str) -> Callable:
 
 def actions(world: Any) -> int:
     """How many numbers an action is. InputError where it is not a vector of them."""
-    if not isinstance(world.action_space, Box) or len(world.action_space.shape) != 1:
-        raise InputError(f"env: {world.name} has {world.action_space} actions; allowed is a Box")
-    return world.action_space.shape[0]
+    space = world.action_space
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise InputError(f"env: {world.name} has {space} actions; allowed is a Box (or try dqn)")
+    return space.shape[0]
+
+
+def choices(world: Any) -> int:
+    """How many actions there are. InputError where they cannot be counted."""
+    space = world.action_space
+    if not isinstance(space, Discrete):
+        raise InputError(f"env: {world.name} has {space} actions; allowed is Discrete (or try sac)")
+    return space.n
 
 
 def torso(network: Network) -> Callable:

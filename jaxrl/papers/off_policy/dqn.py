@@ -16,11 +16,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs.spaces import Discrete
 from jaxrl.core import Learner
 from jaxrl.critics import ActionValues, huber, regression, squared
-from jaxrl.errors import InputError
-from jaxrl.families.off_policy import OffPolicy, fit, off_policy, optimisers, torso, with_targets
+from jaxrl.families.off_policy import (
+    OffPolicy,
+    choices,
+    fit,
+    off_policy,
+    optimisers,
+    torso,
+    with_targets,
+)
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.policies import Network
 
@@ -71,10 +77,8 @@ def error(hp):
 
 def learner(world, network, size=1, critic=error):
     """critic: hp -> the `Critic`, of such a size, by which values are learned."""
-    if not isinstance(world.action_space, Discrete):
-        what = f"{world.name} has {world.action_space} actions"
-        raise InputError(f"env: {what}; allowed is Discrete")
-    net = ActionValues(world.action_space.n, size, torso(network))
+    n = choices(world)
+    net = ActionValues(n, size, torso(network))
     outputs: Any = net.apply
 
     def init(key, obs, hp):
@@ -101,7 +105,7 @@ def learner(world, network, size=1, critic=error):
             return greedy, memory
         k, k_any = jax.random.split(key)
         eps = 1 - (1 - hp.eps) * jnp.minimum(t / (hp.explore * hp.horizon), 1.0)
-        anything = jax.random.randint(k_any, greedy.shape, 0, world.action_space.n)
+        anything = jax.random.randint(k_any, greedy.shape, 0, n)
         return jnp.where(jax.random.uniform(k, greedy.shape) < eps, anything, greedy), memory
 
     return Learner(init, optimisers("critic"), update, act)
