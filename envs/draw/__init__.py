@@ -18,6 +18,7 @@ from envs.cover import Cover
 from envs.draw import boards, bodies, control, grids
 from envs.draw.canvas import DARK, HEIGHT, INK, PALE, STRIP, WIDTH, Canvas, Drawing, Episode
 from envs.grid import Fetch
+from envs.robust import TimeConstrained
 from envs.rooms import FourRooms
 from envs.tabular import Tabular
 
@@ -34,6 +35,7 @@ OPEN = {  # a wrapper's (env, state) -> what it wraps
     TimeLimit: lambda env, state: (env.env, state[0]),
     RescaleAction: lambda env, state: (env.env, state),
     Randomise: lambda env, state: (state[1], state[0]),
+    TimeConstrained: lambda env, state: (env.under(state[1]), state[0]),
 }
 
 

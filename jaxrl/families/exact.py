@@ -156,12 +156,24 @@ def play(pi: jax.Array, obs: jax.Array, memory: Any, key: Key | None) -> tuple[j
     return draw(obs @ pi, key), memory
 
 
+def nominal(mdp: Any, pi: jax.Array, hp: Any) -> jax.Array:
+    """What a policy is worth: J."""
+    return expected_return(mdp, pi, hp.gamma)
+
+
+def optimum(mdp: Any, hp: Any) -> jax.Array:
+    """What the best policy is worth."""
+    return mdp.rho @ best(mdp, hp.gamma)
+
+
 def exact(
     improve: Callable,
     policy: Callable = softmax,
     *,
     start: Callable = logits,
     problem: Callable = lambda mdp, hp: mdp,
+    judge: Callable = nominal,
+    most: Callable = optimum,
     play: Callable = play,
     memory: Callable = lambda n: (),
 ) -> Algo:
@@ -172,23 +184,24 @@ def exact(
       policy: (params, mdp) -> pi [S, A].
       start: (key, mdp, hp) -> params.
       problem: (mdp, hp) -> the tables to solve, where they are not the world's own.
+      judge, most: (mdp, pi, hp) -> what a policy is worth, (mdp, hp) -> the most that one can be.
       play, memory: how the solution acts in the world; as `Algo` has them.
 
-    Metrics: `episode_return`, J of the policy that the iteration ends with (expected, discounted),
-    and `gap`, what it lacks of the most.
+    Metrics: `episode_return`, J of the policy that the iteration ends with (expected, discounted,
+    or as `judge` has it), and `gap`, what it lacks of the most.
     """
 
     def init(key, hp, world):
         key, k = jax.random.split(key)
         mdp = problem(tables(world), hp)
         params = start(k, mdp, hp)
-        return State(params, policy(params, mdp), mdp.rho @ best(mdp, hp.gamma), key)
+        return State(params, policy(params, mdp), most(mdp, hp), key)
 
     def step(s, t, hp, world):
         mdp = problem(tables(world), hp)
         params, metrics = improve(s.params, mdp, t, hp)
         s = s.replace(params=params, pi=policy(params, mdp))
-        J = expected_return(mdp, s.pi, hp.gamma)
+        J = judge(mdp, s.pi, hp)
         return s, dict(episode_return=J, gap=s.most - J) | metrics
 
     return Algo(init, step, lambda s, obs, mem, key, hp: play(s.pi, obs, mem, key), memory)
