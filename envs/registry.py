@@ -84,10 +84,23 @@ PROBES = ("one", "sign", "delay", "action", "match", "constant")  # each with `-
 OWN = {  # module of this package: its environments, "<module>/<name>"
     "probe": tuple(f"{p}{tail}" for p in PROBES for tail in ("", "-continuous")),
     "grid": ("fetch", "fetch-onehot"),
-    "tabular": ("chain", "cliff", "maze", "queues", "random"),
+    "tabular": ("chain", "cliff", "maze", "queues", "inventory", "random", "tolls"),
     "cover": ("biodiversity", "coverage"),
     "rooms": ("four",),
     "factory": ("lot-sizing", "lot-sizing-certain"),
+    "robust": ("pendulum", "pendulum-walk", "pendulum-still", "cartpole-walk", "cartpole-still"),
+    "multi": (
+        "deep-sea-treasure",
+        "deep-sea-treasure-concave",
+        "resource-gathering",
+        "lqr",
+        "halfcheetah",
+    ),
+    "safe": (
+        "navigation",
+        "circle",
+        *(f"{m}-velocity" for m in ("ant", "halfcheetah", "hopper", "walker2d")),
+    ),
 }
 
 # What upstream offers and we do not, and why.
@@ -118,7 +131,9 @@ def _default_backend(name: str) -> str:
 
 def kind(name: str) -> str:
     """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, a module
-    of our own (`OWN`) or custom: for defaults that go by class."""
+    of our own (`OWN`) or custom: for defaults that go by class. Of a dataset its environment's."""
+    if _dataset(name):
+        return kind(environment(name))
     table, name = _table(), _default_backend(name)
     if name in table:
         return table[name]
@@ -132,6 +147,19 @@ def kind(name: str) -> str:
     raise did_you_mean("env", name, table, "`jaxrl envs` lists them; my_module:make loads your own")
 
 
+def _dataset(name: str) -> Any:
+    """The module of datasets, where a name is one's: it needs NumPy, which names do not."""
+    if not name.endswith(".npz") and not name.startswith("random/"):
+        return None
+    return importlib.import_module("envs.dataset")
+
+
+def environment(name: str) -> str:
+    """The environment that a dataset was recorded in; the name itself of what is no dataset."""
+    dataset = _dataset(name)
+    return dataset.environment(name) if dataset else name
+
+
 def check_name(name: str) -> str:
     """The name, or an `InputError` that says which it might have meant."""
     kind(name)
@@ -141,6 +169,8 @@ def check_name(name: str) -> str:
 # Where a reset costs as much as a step, those cut beyond so many at once share; and what a step of
 # 2,048 hoppers makes overflows a CPU's cache: in blocks it takes 0.7 of the time (not so with mjx).
 DEAR = {"brax": dict(resets=128, block=256), "playground": dict(resets=128)}
+DEAR |= {f"safe/{m}": DEAR["brax"] for m in OWN["safe"] if m.endswith("-velocity")}
+DEAR["multi/halfcheetah"] = DEAR["brax"]
 
 
 def make(name: str, **params: Any) -> Any:
@@ -148,11 +178,14 @@ def make(name: str, **params: Any) -> Any:
     from envs.base import AutoReset
 
     env = make_env(name, **params)
-    return env if is_world(env) else AutoReset(env, **DEAR.get(kind(name), {}))
+    return env if is_world(env) else AutoReset(env, **DEAR.get(name, DEAR.get(kind(name), {})))
 
 
 def make_env(name: str, **params: Any) -> Any:
-    """The environment, one episode at a time, actions as in `make`. A custom one may be a world."""
+    """The environment, one episode at a time, actions as in `make`. A custom one may be a world; a
+    dataset is."""
+    if _dataset(name):
+        return importlib.import_module("envs.recorded").make(name, **params)
     match kind(name):
         case "custom":
             env = _load(name, params)

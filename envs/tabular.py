@@ -10,12 +10,19 @@ of `end` ends the episode; there P stays and r is 0, so that the tables alone te
              the cells between them costs 10 and leads back; a step costs 1
     maze     6 x 6 cells with two walls, 1 for reaching the far corner
     queues   two queues and one server; the cost is how many wait
+    inventory  a stock from 4 owed to 7 held; an action orders 0 to 4, which arrive at once, then up
+             to 4 are demanded; each that is held costs, each that is owed costs more, and an order
     random   a Garnet: each action leads to a few states, rewards uniform; `seed` draws another
+    tolls    a round trip, 1 for each cell that is left: the free road leaves it at times, in the
+             first cells less often than in the last, the other road always, for a toll that rises
+
+`c` [K, S, A] are costs, each a further reward (`objectives`), where a task has them: `tolls`, one.
 
 `controllers` [M, S, A] are policies that a task comes with: one for each action, always played, or
 in `random` some that were drawn.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -40,6 +47,11 @@ class Tabular:
     end: jax.Array  # [S] bool
     controllers: jax.Array  # [M, S, A]
     name: str = struct.field(pytree_node=False)
+    c: Any = ()  # [K, S, A]; () for none
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return ("return", "cost") if len(self.c) else ()
 
     @property
     def observation_space(self) -> Box:
@@ -67,7 +79,10 @@ class Tabular:
 
     def step(self, key, state, action):
         s = jax.random.categorical(key, jnp.log(self.P[state, action]))
-        return Step(s, self.observe(s), self.r[state, action], self.end[s], jnp.zeros((), bool))
+        reward = self.r[state, action]
+        if len(self.c):
+            reward = jnp.concatenate([reward[None], self.c[:, state, action]])
+        return Step(s, self.observe(s), reward, self.end[s], jnp.zeros((), bool))
 
 
 def chain(length: float, slip: float) -> tuple:
@@ -137,6 +152,20 @@ def queues(arrive: float, serve: float) -> tuple:
     return P, r, np.eye(25)[0], np.zeros(25, bool)
 
 
+def inventory(demand: float, hold: float, short: float, price: float) -> tuple:
+    """State s: s - 4 in stock. Four may ask, each with probability `demand`. The cost is that of
+    the stock with which a step begins, so that P alone says what demand does."""
+    n, some = 12, range(5)
+    P, r = np.zeros((n, 5, n)), np.zeros((n, 5))
+    for s in range(n):
+        for a in some:
+            r[s, a] = -(hold * max(s - 4, 0) + short * max(4 - s, 0) + price * (a > 0))
+            for d in some:
+                p = math.comb(4, d) * demand**d * (1 - demand) ** (4 - d)
+                P[s, a, max(min(s + a, n - 1) - d, 0)] += p
+    return P, r, np.full(n, 1 / n), np.zeros(n, bool)
+
+
 def garnet(seed: float, states: float) -> tuple:
     rng, n = np.random.default_rng(int(seed)), int(states)
     P, r = np.zeros((n, 3, n)), rng.random((n, 3))
@@ -144,7 +173,17 @@ def garnet(seed: float, states: float) -> tuple:
         for a in range(3):
             P[s, a, rng.choice(n, min(3, n), replace=False)] = rng.dirichlet(np.ones(min(3, n)))
     policies = rng.dirichlet(0.3 * np.ones(3), (3, n))
-    return P, r, np.full(n, 1 / n), np.zeros(n, bool), policies
+    return P, r, np.full(n, 1 / n), np.zeros(n, bool), dict(controllers=policies)
+
+
+def tolls(length: float) -> tuple:
+    """Action 1 takes the road with a toll."""
+    n = int(length)
+    free, on = np.linspace(0.1, 0.8, n), np.roll(np.eye(n), 1, 1)
+    P = np.stack([np.diag(1 - free) + free[:, None] * on, on], 1)
+    toll = np.linspace(0.5, 1.5, n)
+    r, c = np.stack([free, np.ones(n)], 1), np.stack([np.zeros(n), toll], 1)
+    return P, r, np.eye(n)[0], np.zeros(n, bool), dict(c=c[None])
 
 
 TABLE = {
@@ -152,10 +191,14 @@ TABLE = {
     "cliff": (cliff, dict(slip=0.1, fall=10.0), 60),
     "maze": (maze, dict(slip=0.1), 60),
     "queues": (queues, dict(arrive=0.4, serve=0.8), 60),
+    "inventory": (inventory, dict(demand=0.5, hold=0.1, short=0.4, price=0.2), 60),
     "random": (garnet, dict(seed=0, states=8), 40),
+    "tolls": (tolls, dict(length=5), 40),
 }
-RANGES = dict.fromkeys(("slip", "arrive", "serve"), (0.0, 1.0)) | dict(
-    length=(2, 100), states=(2, 100), seed=(0, 2**31), fall=(0.0, np.inf)
+RANGES = (
+    dict.fromkeys(("slip", "arrive", "serve", "demand"), (0.0, 1.0))
+    | dict.fromkeys(("fall", "hold", "short", "price"), (0.0, np.inf))
+    | dict(length=(2, 100), states=(2, 100), seed=(0, 2**31))
 )
 
 
@@ -167,8 +210,8 @@ def make(name: str, **params: Any) -> Any:
         low, high = RANGES[k]
         if not low <= x <= high:
             raise InputError(f"{name} parameter {k}: {x:g} is outside [{low:g}, {high:g}]")
-    P, r, rho, end, *own = build(**said)
-    constant = np.eye(r.shape[1])[:, None].repeat(len(r), 1)
-    floats = (jnp.asarray(x, jnp.float32) for x in (P, r, rho))
-    controllers = jnp.asarray(own[0] if own else constant, jnp.float32)
-    return TimeLimit(Tabular(*floats, jnp.asarray(end), controllers, name), limit)
+    P, r, rho, end, *more = build(**said)
+    tables = dict(P=P, r=r, rho=rho, controllers=np.eye(r.shape[1])[:, None].repeat(len(r), 1))
+    tables |= more[0] if more else {}
+    floats = {k: jnp.asarray(x, jnp.float32) for k, x in tables.items()}
+    return TimeLimit(Tabular(**floats, end=jnp.asarray(end), name=name), limit)

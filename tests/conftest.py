@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.turns import FLAGS, turn
+
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"  # a program is compiled once a machine
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,6 +18,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 KINDS = {"equation": "equation_tests", "battery": "battery"}  # marker -> what it is evidence of
 
@@ -30,6 +34,23 @@ def pytest_collection_modifyitems(items):
         for marker, kind in KINDS.items():
             for found in item.iter_markers(marker):  # goes to the report, from a worker too
                 item.user_properties += [(kind, slug) for slug in found.args]
+
+
+@pytest.fixture(scope="module")
+def wholly():
+    """The programs of runs are compiled as a person's are, here and in processes begun here."""
+    from jaxrl.run import battery, run
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(run.compiled, "__defaults__", (run.WIDE | battery.WHOLE,))
+        m.setenv("XLA_FLAGS", "")
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_on_its_day(request):
+    if turn(request.module.__name__):
+        request.getfixturevalue("wholly")
 
 
 class Evidence:

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from experiments import notebooks
+from tests.turns import FLAGS, turn
 
 NAMES = sorted(p.stem for p in notebooks.FOLDER.glob("*.py"))
 QUIET = ast.Import | ast.ImportFrom | ast.Assign  # what shows nothing
@@ -46,6 +47,7 @@ def test_it_is_committed_with_what_it_shows(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_does_not_flood(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ITERATIONS", "10")
+    monkeypatch.setenv("XLA_FLAGS", "" if turn(name) else FLAGS)
     book = notebooks.source(name)
     notebooks.execute(book, tmp_path)
     assert all(len(cell) <= 10 for cell in outputs(book))

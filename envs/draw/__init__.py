@@ -18,8 +18,10 @@ from envs.cover import Cover
 from envs.draw import boards, bodies, control, grids
 from envs.draw.canvas import DARK, HEIGHT, INK, PALE, STRIP, WIDTH, Canvas, Drawing, Episode
 from envs.grid import Fetch
+from envs.multi import Cheetah
 from envs.robust import TimeConstrained
 from envs.rooms import FourRooms
+from envs.safe import Velocity
 from envs.tabular import Tabular
 
 GYMNAX = control.TABLE | boards.TABLE | grids.TABLE
@@ -35,6 +37,8 @@ OPEN = {  # a wrapper's (env, state) -> what it wraps
     TimeLimit: lambda env, state: (env.env, state[0]),
     RescaleAction: lambda env, state: (env.env, state),
     Randomise: lambda env, state: (state[1], state[0]),
+    Cheetah: lambda env, state: (env.env, state),
+    Velocity: lambda env, state: (env.env, state),
     TimeConstrained: lambda env, state: (env.under(state[1]), state[0]),
 }
 

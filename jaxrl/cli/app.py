@@ -24,6 +24,7 @@ COMMANDS = {
     "render": "show a run's policy at work: gif, mp4, or an html that opens offline",
     "export": "write a run's policy as arrays, or as a program that needs no jaxrl",
     "report": "write the page of a run or a comparison, as HTML and Markdown",
+    "dataset": "record steps as a file to learn from offline; look into one; read Minari's",
     "envs": "list the environments",
     "papers": "list the papers, and what is on record of each",
     "claims": "run the experiment behind a paper's claim, and record it",

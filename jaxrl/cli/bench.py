@@ -1,4 +1,4 @@
-"""jaxrl bench: how fast PPO is here, against other libraries and against the floor."""
+"""jaxrl bench: how fast it is here, against other libraries and against the floor."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ NUMBERS = Several(Whole())
 
 @click.command(cls=Spread, spread=("--items", "--seeds"))
 @click.option(
-    "--items", multiple=True, metavar="a,b,...", help="which work  [default: all, a to f]"
+    "--items", multiple=True, metavar="a,b,...", help="which work  [default: all, a to g]"
 )
 @click.option("--seeds", type=NUMBERS, multiple=True, metavar="N [N ...]", help="[default: 1]")
 @click.option("--rounds", type=Whole(), default=5, show_default=True, help="turns of each entrant")
@@ -24,7 +24,7 @@ NUMBERS = Several(Whole())
 @click.option("--quiet", is_flag=True, help="no progress")
 @click.option("--out", metavar="FILE", help="write the result there too, as JSON")
 def command(items, seeds, rounds, peers, startup, as_json, quiet, out):
-    """Measure six pieces of work: steps a second, compiling, memory, the return reached.
+    """Measure seven pieces of work: steps a second, compiling, memory, the return reached.
 
     Beside other libraries where they are installed (pip install 'jaxrl[bench]'), in turns, and
     beside what no implementation can do without: the environment alone, the rollout alone, the

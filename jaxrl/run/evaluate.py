@@ -102,7 +102,7 @@ def play(s: Setting, state: Any, env_params: dict, gymnasium: str | None, **how:
 def play_here(s: Setting, state: Any, episodes: int, seed: int, greedy: bool) -> dict:
     """The statistics of every seed's policy over complete episodes of the run's own environment."""
     f = over_rows(partial(score, s.algo, episodes, greedy), s)
-    return final(jax.jit(f)((state, evaluation_keys(s, 2, seed)), s.hp, s.world))
+    return final(jax.jit(f)((state, evaluation_keys(s, 2, seed)), s.hp, s.world), s.world)
 
 
 def play_gymnasium(

@@ -69,9 +69,17 @@ def summarise(per_seed) -> dict:
     return {k: finite(v) for k, v in numbers.items()}
 
 
+def score(per_seed, references: dict[str, float]) -> dict:
+    """The summary of returns normalised as D4RL's are: 0 as a random policy's, 100 as an expert's
+    (Fu et al. 2020, arXiv 2004.07219)."""
+    low, high = references["random"], references["expert"]
+    return summarise(100 * (np.asarray(per_seed, float) - low) / (high - low))
+
+
 def describe(result: dict) -> str:
     """A summary in words: 500.0 (95 % [498.1, 500.0] over 16 seeds, worst 497.2)."""
-    others = "".join(f"; {k} {describe(x)}" for k, x in result.get("objectives", {}).items())
+    more = result.get("objectives", {}) | {k: result[k] for k in ("score",) if k in result}
+    others = "".join(f"; {k} {describe(x)}" for k, x in more.items())
     n, (low, high) = len(result["per_seed"]), result["ci95"]
     if lost := [str(i) for i, x in enumerate(result["per_seed"]) if x is None]:
         return f"unknown: {len(lost)} of {n} seeds diverged to NaN (number {', '.join(lost)})"

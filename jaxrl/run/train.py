@@ -29,22 +29,24 @@ from jaxrl.run.run import (
     set_up,
 )
 from jaxrl.run.sinks import Sinks, open_sinks
-from jaxrl.run.stats import finite, iqm, summarise
+from jaxrl.run.stats import finite, iqm, score, summarise
 
 PLAYED = ("return", "length", "complete")  # what every evaluation says of its episodes
 See: TypeAlias = Callable[[Chunk], None]
 Say: TypeAlias = Callable[[str], Any]
 
 
-def final(result: dict) -> dict:
-    """The statistics of a final evaluation, those of further objectives by their names, and how
-    many of its episodes were complete."""
+def final(result: dict, world: Any = None) -> dict:
+    """The statistics of a final evaluation, those of further objectives by their names, how many of
+    its episodes were complete, and in a dataset's world the normalised score."""
     complete = result["complete"]
     counts = dict(
         episodes=int(complete.shape[1]), complete_episodes=[int(n) for n in complete.sum(1)]
     )
     others = {k: summarise(mean_returns(result, k)) for k in result if k not in PLAYED}
-    return summarise(mean_returns(result)) | counts | (dict(objectives=others) if others else {})
+    out = summarise(mean_returns(result)) | counts | (dict(objectives=others) if others else {})
+    known = getattr(world, "references", None)
+    return out | (dict(score=score(mean_returns(result), known)) if known else {})
 
 
 def train(
@@ -100,6 +102,8 @@ def restore(s: Setting, folder: Path, say: Say, best: bool = False) -> checkpoin
     where, about = (checkpoint.best if best else checkpoint.newest)(folder, say)
     if different := jobs.changed(jobs.to_tables(s.job), about["tables"]):
         raise InputError(f"{different}; {folder} cannot go on")
+    if (then := about.get("dataset", "")) != (now := getattr(s.world, "sha256", "")):
+        raise InputError(f"dataset: {s.job.env} is {now[:12]}, but the run began with {then[:12]}")
     like = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world)
     point = checkpoint.load(where, about, like)
     if not record.whole(point):
@@ -179,6 +183,7 @@ class Watch:
             seconds=self.recorder.seconds,
             tables=jobs.to_tables(self.s.job),
             versions=record.versions(),
+            dataset=getattr(self.s.world, "sha256", ""),
         )
         self.saver.save(iteration, state, self.recorder.arrays(), about)
         self.saved = time.monotonic()
@@ -264,8 +269,8 @@ def work(
         seed=job.seed,
         steps=steps,
         iterations=job.iterations,
-        final_return=final(program.greedy(last, s.hp, s.world)),
-        final_return_stochastic=final(program.sampled(last, s.hp, s.world)),
+        final_return=final(program.greedy(last, s.hp, s.world), s.world),
+        final_return_stochastic=final(program.sampled(last, s.hp, s.world), s.world),
         frozen=[
             dict(seed=int(s.seeds[loss.row]), iteration=loss.iteration, metric=loss.metric)
             for loss in watch.lost()

@@ -4,21 +4,13 @@ JAXRL_BATTERY=all runs them all, as CI does. Otherwise those that changed since 
 put on record, and a tenth of the rest, another one each day.
 """
 
-import datetime
 import os
-import zlib
 
 import pytest
 
 from jaxrl.run import catalogue, evidence
 from jaxrl.run.battery import examine
-
-TODAY = datetime.date.today().toordinal() % 10
-
-
-def turn(slug: str) -> bool:
-    """Whether it is this paper's day; that day, it is compiled as a run does."""
-    return zlib.crc32(slug.encode()) % 10 == TODAY
+from tests.turns import turn
 
 
 def wanted(paper: dict) -> bool:

@@ -25,10 +25,14 @@ TINY = dict(  # updates x steps stay below the 200 of a Pendulum episode
 )
 
 
+SOFT = bench.Soft("Pendulum-v1", 12, 2, 3, batch_size=8, buffer_size=64, learning_starts=9)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     for name, item in TINY.items():
         monkeypatch.setitem(bench.ITEMS, name, item)
+    monkeypatch.setitem(bench.ITEMS, "g", SOFT)
 
 
 def test_items_resolve_as_their_table_says():
@@ -39,6 +43,9 @@ def test_items_resolve_as_their_table_says():
         assert job.network.hidden == (64, 64) and job.network.activation == "tanh"
         assert not job.network.shared
     assert bench.ITEMS["f"].job(1).network.memory == 64
+    soft = bench.ITEMS["g"].job(8)
+    assert (soft.paper, soft.hyper.steps_per_iteration, soft.iterations) == ("sac", 1, 20_000)
+    assert soft.network.hidden == (64, 64) and soft.network.activation == "relu"
 
 
 def test_a_row(tiny, monkeypatch):
@@ -98,6 +105,23 @@ def test_floors_do_the_work_of_a_run(tiny, name, monkeypatch):
         assert (stage.episodes.length == item.updates * item.num_steps).all()
         state, _ = base["environment"]()
         assert (state.time == item.updates * item.num_steps).all()
+
+
+def test_the_floors_of_sac_do_the_work_of_a_run(tiny):
+    """Gradient steps begin with the iteration that has learning_starts steps: the fifth."""
+    s = set_up(SOFT.job(2))
+    last, base = execute(s, build(s)), bench_floors.floors(s)
+    params, opt = base["gradient"]()
+    count = lambda state: optax.tree.get_all_with_path(state, "count")[0][1].tolist()
+    assert count(opt["actor"]) == count(last.inner.opt["actor"]) == [(12 - 4) * 3] * 2
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, last.inner.params)
+    stage, batch, _ = base["rollout"]()
+    assert (stage.episodes.length == 12).all() and batch.reward.shape == (2, 1, 2)
+    part = bench_floors.of_sac(s).minibatch(
+        jax.tree.map(lambda x: x[0], last.inner), s.hp, s.world
+    )
+    assert part.obs.shape == part.next_obs.shape == (8, 3) and part.reward.shape == (8,)
+    np.testing.assert_allclose(part.discount, 0.99)
 
 
 def test_ratios_are_of_neighbours_in_time(tiny, monkeypatch):
@@ -186,6 +210,17 @@ def test_the_adapter_speaks_of_spaces_as_gymnax_does():
     assert isinstance(seen, spaces.Box) and seen.shape == (4,)
     box = bench_peers.FiveValues(envs.make_env("Pendulum-v1")).action_space(None)
     assert (box.low, box.high, box.shape) == (-1.0, 1.0, (1,))
+
+
+def test_rejax_s_sac_does_the_same_amount(tiny):
+    pytest.importorskip("rejax")
+    s = set_up(SOFT.job(2))
+    trainer = bench_peers.rejax(SOFT)
+    last = jax.jit(lambda key: trainer.train(trainer.init(key)))(jax.random.key(0))
+    count = optax.tree.get_all_with_path(last.actor_ts.opt_state, "count")[0][1]
+    assert count == (12 - 4) * 3 and last.global_step == SOFT.steps
+    params = jax.eval_shape(s.algo.init, s.keys[0], s.hp, s.world).inner.params
+    assert bench.size(trainer.parameters(last)) == bench.size(params) - 1  # log α is not of theirs
 
 
 def test_rejax_does_the_same_amount(tiny):

@@ -89,9 +89,11 @@ RECURRENT = dict(hyper=dict(normalise_obs=True, normalise_reward=True), network=
 
 
 @pytest.mark.parametrize("how", [{}, RECURRENT], ids=["ppo", "recurrent with normalisers"])
-def test_a_run_that_was_cut_ends_as_if_it_had_not_been(how, tmp_path):
+def test_a_run_that_was_cut_ends_as_if_it_had_not_been(how, whole, tmp_path):
     """DLR-RM/stable-baselines3#326, #1643: there the environment and its keys begin anew."""
-    train(resolve(**how), tmp_path / "whole")
+    if how:
+        whole = tmp_path / "whole"
+        train(resolve(**how), whole)
     with pytest.raises(Cut):
         train(resolve(**how), tmp_path / "cut", see=cut_at(9))
     with pytest.raises(Cut):
@@ -99,7 +101,7 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(how, tmp_path):
     said = []
     resume(tmp_path / "cut", say=said.append)
     assert "resuming ppo on CartPole-v1 after 16 of 20 iterations" in said
-    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert same(whole, tmp_path / "cut")
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     iterations = [json.loads(line)["iteration"] for line in lines]
     assert iterations == sorted(set(iterations)) and iterations[-1] == 20
@@ -111,7 +113,7 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(how, tmp_path):
 def test_kill_9_at_random_moments(tmp_path):
     """Here three times; experiments/kill.py does it twenty times for each of three papers."""
     words = "ppo --env CartPole-v1 --seeds 2 --num-envs 4 --num-steps 8 --minibatches 2 --hidden 8"
-    train_it = ["train", *words.split(), "--steps", "3e5", "--evals", "2", "--quiet"]
+    train_it = ["train", *words.split(), "--steps", "1e5", "--evals", "2", "--quiet"]
     command = [sys.executable, "-c", "from jaxrl.cli import main; main()"]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -127,7 +129,7 @@ def test_kill_9_at_random_moments(tmp_path):
         process = call(*words)
         while kills < 3 and process.poll() is None:
             if set(folder.glob("ckpt/*/manifest.json")) - before:
-                time.sleep(dice.uniform(0, 0.5))
+                time.sleep(dice.uniform(0, 0.2))
                 process.kill()
                 kills += process.wait() == -9
             time.sleep(0.01)
@@ -304,8 +306,9 @@ def test_a_folder_that_is_gone(tmp_path):
     assert e.value.code == 5
 
 
-# {obs} and {reward} are what it shows and pays when it is sprung
 TRAP = """
+from functools import partial
+
 import jax, jax.numpy as jnp
 from flax import struct
 from envs.base import Step
@@ -313,6 +316,8 @@ from envs.spaces import Box, Discrete
 
 @struct.dataclass
 class Trap:
+    obs: float  # what it shows and pays when it is sprung; traced, so that a program holds for all
+    reward: float
     name = "trap"
     observation_space = Box(-1.0, 1.0, (1,))
     action_space = Discrete(2)
@@ -323,11 +328,11 @@ class Trap:
 
     def step(self, key, t, action):
         sprung = jax.random.uniform(key) < 1 / 700
-        obs = jnp.where(sprung, {obs}, jnp.zeros(1))
-        reward = jnp.where(sprung, {reward}, 1.0)
+        obs = jnp.where(sprung, self.obs, jnp.zeros(1))
+        reward = jnp.where(sprung, self.reward, 1.0)
         return Step(t + 1, obs, reward, t + 1 >= 10, jnp.zeros((), bool))
 
-make = Trap
+make = partial(Trap, {obs}, {reward})
 """
 
 
@@ -586,7 +591,7 @@ def test_an_evaluation_that_is_not_finite_ends_a_run_too(tmp_path, monkeypatch):
     from jaxrl.run import run
 
     real = run.mean_returns
-    monkeypatch.setattr(run, "mean_returns", lambda r: real(r) + np.array([0, 0, np.nan, 0, 0, 0]))
-    job = resolve(run=dict(seeds=6, seed=3))
-    with pytest.raises(RunError, match="seed 5: eval_return is not finite at iteration 10"):
+    monkeypatch.setattr(run, "mean_returns", lambda r: real(r) + np.array([0, np.nan]))
+    job = resolve(run=dict(seed=3))
+    with pytest.raises(RunError, match="seed 4: eval_return is not finite at iteration 10"):
         train(job, tmp_path / "run")

@@ -42,35 +42,6 @@ def small():
     return s, build(s)
 
 
-def test_twenty_iterations_are_ten_and_ten_and_twenty_times_one(small):
-    s, program = small
-
-    def in_chunks_of(n):
-        state = program.init(s.keys, s.hp, s.world)
-        for t in range(0, 20, n):
-            state, _ = program.advance(state, jnp.int32(t), jnp.int32(n), s.hp, s.world)
-        return digest(state)
-
-    whole = build_with_chunk(s, 20)
-    state, _ = whole(
-        program.init(s.keys, s.hp, s.world), jnp.int32(0), jnp.int32(20), s.hp, s.world
-    )
-    halves = program.init(s.keys, s.hp, s.world)
-    for t in (0, 10):
-        halves, _ = whole(halves, jnp.int32(t), jnp.int32(10), s.hp, s.world)
-    assert digest(state) == digest(halves) == in_chunks_of(program.chunk)
-
-
-def build_with_chunk(s, chunk):
-    from functools import partial
-
-    from jaxrl.run.run import advance, compiled, over_rows, traced
-
-    state, i = jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world), jnp.int32(0)
-    step = over_rows(partial(advance, s.algo, chunk), s)
-    return compiled(traced(step, state, i, i, s.hp, s.world))
-
-
 def test_evaluating_more_often_changes_nothing(small):
     """google-deepmind/mujoco#1259: there the number of evaluations changed the policy;
     mesozoic-labs#157: there they updated the normaliser."""
@@ -134,18 +105,6 @@ def test_the_same_in_another_process(small, tmp_path):
     call = [sys.executable, "-c", script, root]
     done = subprocess.run(call, capture_output=True, text=True, cwd=root, check=True, env=fresh)
     assert done.stdout.split()[-1] == digest(execute(s, program))
-
-
-@pytest.mark.slow
-def test_mapped_seeds_are_bitwise_their_single_runs():
-    def final(**run):
-        s = set_up(resolve(run=run | dict(seed_mode="map")))
-        return execute(s, build(s))
-
-    together = final(seeds=2, seed=5)
-    alone = final(seeds=1, seed=6)
-    second = jax.tree.map(lambda x: x[1:], together)
-    assert digest(second) == digest(alone)
 
 
 def test_a_vmapped_seed_is_nearly_its_single_run(small):
