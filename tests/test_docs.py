@@ -88,12 +88,13 @@ def test_every_command_has_its_page():
 
 
 def flags(name: str) -> set[str]:
-    """What a command's help lists; of `train`, with what a paper adds."""
+    """What a command's help lists; of `train`, with what a paper adds; of a group, of all in it."""
     ctx = click.Context(app)
     command = app.get_command(ctx, name)
     if name == "train":
         command = command.get_command(ctx, "ppo")
-    known = [x for p in command.params for x in (*p.opts, *p.secondary_opts)]
+    parts = command.commands.values() if name == "dataset" else [command]  # make, info, import
+    known = [x for c in parts for p in c.params for x in (*p.opts, *p.secondary_opts)]
     return {"--help", *known}
 
 

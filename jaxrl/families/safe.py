@@ -71,7 +71,7 @@ class Safe(OnPolicy):
     @classmethod
     def smallest(cls) -> dict[str, dict]:
         """The smallest problem that moves every part, for the battery, as a config.toml has it."""
-        return SMALLEST
+        return dict(SMALLEST)  # its own: what it is merged with stays out of ours
 
 
 class Account(struct.PyTreeNode):
