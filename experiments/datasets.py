@@ -18,6 +18,7 @@ from jaxrl.cli.output import speaker
 from jaxrl.run import dataset
 from jaxrl.run.stats import describe
 
+ABOUT = "Datasets for the claims of offline papers."
 HOME = Path(__file__).parent / "datasets"
 LEVELS = {"medium": 3000, "expert": 10_000}  # steps of SAC
 SETS: dict[str, dict] = {  # which policies, in equal parts
@@ -29,7 +30,7 @@ SETS: dict[str, dict] = {  # which policies, in equal parts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=ABOUT)
     parser.add_argument("--folder", type=Path, default=HOME)
     parser.add_argument("--rows", type=int, default=10_000)
     asked = parser.parse_args()

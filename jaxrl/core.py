@@ -57,7 +57,8 @@ class Policy(NamedTuple):
 class Learner(NamedTuple):
     """A method that learns from transitions, wherever they come from: a replay buffer, a dataset.
 
-    `t` is the iteration, `i` the gradient step, counted from 0: neither is ever batched.
+    `t` is the iteration and `i` the gradient step, as if every iteration took all its updates, from
+    0 on: neither is ever batched.
     """
 
     init: Callable[..., Params]  # (key, obs [N, ...], hp) -> params, its targets among them

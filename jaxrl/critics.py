@@ -78,7 +78,7 @@ class ActionValues(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
-        x = self.torso()(seen(obs, critic=True))
+        x = self.torso()(seen(obs, critic=False))  # who has them acts by them
         return dense(self.actions * self.size, 1.0)(x).reshape(-1, self.actions, self.size)
 
 

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrl.errors import InputError
+
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu, "gelu": nn.gelu}
 
 
@@ -100,13 +102,19 @@ class Conv(nn.Module):
 
 
 class CNN(nn.Module):
-    """[M, H, W, C] -> [M, hidden[-1]]: one 3x3 convolution of 16 channels, then an MLP."""
+    """[M, H, W, C] -> [M, hidden[-1]]: one 3x3 convolution of 16 channels, then an MLP.
+
+    InputError for what is not an image.
+    """
 
     hidden: tuple[int, ...] = (128,)
     activation: str = "relu"
 
     @nn.compact
     def __call__(self, x):
+        if x.ndim != 4 or min(x.shape[1:3]) < 3:
+            got = f"a network was given {list(x.shape[1:])}"
+            raise InputError(f"torso: cnn needs images [H, W, C] of at least 3 x 3; {got}")
         x = ACTIVATIONS[self.activation](Conv(16)(x))
         return MLP(self.hidden, self.activation)(x)
 

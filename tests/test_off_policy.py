@@ -18,7 +18,14 @@ from jaxrl.cli import main
 from jaxrl.core import Learner, train
 from jaxrl.errors import InputError
 from jaxrl.families.exact import action_value, best
-from jaxrl.families.off_policy import OffPolicy, n_steps, off_policy, replay
+from jaxrl.families.off_policy import (
+    OffPolicy,
+    explorer,
+    n_steps,
+    off_policy,
+    replay,
+    warmup,
+)
 from jaxrl.hyper import Linear, cast, check, replace
 from jaxrl.papers.off_policy import ddpg, dqn, sac, td3
 from jaxrl.papers.off_policy.ddpg import DDPG
@@ -284,6 +291,19 @@ def test_ddpg_explores_anew_with_each_episode():
         assert stats.kstest(of / (sigma * math.sqrt(k + 1)), "norm").pvalue > 1e-4, k
 
 
+def test_a_run_past_two_to_the_31_steps_still_learns_and_acts():
+    """Steps are counted by iterations: their product with an iteration's steps would overflow."""
+    hp = cast(replace(OffPolicy(), num_envs=4096, num_steps=1, learning_starts=9000))
+    assert [warmup(hp.replace(learning_starts=n)) for n in (4096, 4097, 9000)] == [1, 2, 3]
+    act = lambda params, obs, memory, key, t, hp: (jnp.full(len(obs), 9), memory)
+    policy = lambda t: explorer(spy()._replace(act=act), Clock(), t, hp)
+    play = lambda t: policy(t).act({}, jnp.zeros((8, 3)), jnp.zeros(8, bool), spy().memory(8), KEY)[
+        0
+    ]
+    early, late = jax.jit(lambda: (play(jnp.int32(2)), play(jnp.int32(2**31 - 2))))()
+    assert (early < ACTIONS).all() and (late == 9).all()
+
+
 # ---- what is refused -------------------------------------------------------------------------
 
 FIELDS = [
@@ -332,6 +352,12 @@ def test_a_method_refuses_actions_that_it_has_not():
             paper.make(envs.make("probe/one"))
 
 
+def test_a_method_of_actions_in_minus_one_to_one_refuses_others():
+    wide = Clock(Box(-2.0, 2.0, (3,)))
+    with pytest.raises(InputError, match=r"^env: clock has .* actions; allowed are limits of -1 "):
+        td3.make(wide)
+
+
 @pytest.mark.parametrize("paper", [dqn, ddpg, td3, sac])
 def test_networks_that_it_has_not_are_refused(paper):
     world = envs.make("probe/one" if paper is dqn else "probe/one-continuous")
@@ -356,6 +382,14 @@ def test_a_world_that_pays_several_rewards_is_refused():
         ("dqn --env cover/coverage", "cover/coverage pays 2 rewards a step"),
         ("td3 --env Pendulum-v1 --buffer-size 2", "buffer_size: 2 is not num_envs = 4 times 1"),
         ("ddpg --env Pendulum-v1 --memory 8", "memory: 8; off-policy networks have none"),
+        (
+            "dqn --env CartPole-v1 --torso cnn",
+            "torso: cnn needs images [H, W, C] of at least 3 x 3",
+        ),
+        (
+            "td3 --env Pendulum-v1 --torso cnn",
+            "torso: cnn needs images [H, W, C] of at least 3 x 3",
+        ),
     ],
 )
 def test_the_command_says_it_in_a_line(argv, said, capsys, tmp_path, monkeypatch):

@@ -188,7 +188,9 @@ def test_acting_sees_what_learning_sees():
 
 # ---- online ----------------------------------------------------------------------------------
 
-PLAY = dict(num_envs=2, num_steps=3, buffer_size=24, updates=2, batch_size=10, gamma=0.8)
+PLAY: dict[str, Any] = dict(
+    num_envs=2, num_steps=3, buffer_size=24, updates=2, batch_size=10, gamma=0.8
+)
 PLAY |= dict(normalise_obs=False)
 
 
@@ -295,7 +297,7 @@ def test_a_learner_learns_the_same_values_from_data():
     """DQN on steps of the random policy finds the optimum of the MDP that they make: means of what
     followed, and Bellman's equation until it stands."""
     world, gamma = envs.make("random/tabular/chain", length=4, max_steps=20, rows=2000), 0.8
-    how = dict(updates=50, batch_size=256, normalise_obs=False)
+    how: dict[str, Any] = dict(updates=50, batch_size=256, normalise_obs=False)
     hp = cast(DQNOffline(lr=Linear(0.05, 0.0), gamma=gamma, **how))
     learner = dqn.learner(world, Network(hidden=()))
     run = quick(lambda k: train(offline(learner), k, hp, world, 30))
@@ -307,7 +309,8 @@ def test_a_learner_learns_the_same_values_from_data():
         y = r + gamma * Q[ahead].max(1)
         Q = np.array([[y[(s == i) & (a == j)].mean() for j in range(2)] for i in range(4)])
     net = dqn.ActionValues(2, 1, dqn.torso(Network(hidden=())))
-    got = net.apply(state.params["critic"], jnp.eye(4))[..., 0]
+    apply: Any = net.apply
+    got = apply(state.params["critic"], jnp.eye(4))[..., 0]
     np.testing.assert_allclose(got, Q, atol=0.1)
     assert (Q.argmax(1) == 1).all() and not np.isclose(Q[:, 0], Q[:, 1], atol=0.2).any()
     assert metrics["critic_loss"][-1] < 0.1

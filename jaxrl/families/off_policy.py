@@ -9,20 +9,22 @@ A `Learner` (`jaxrl/core.py`) is all that papers differ in; it also learns from 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from envs.spaces import Box, Discrete
 from jaxrl.core import Algo, Learner, Policy
 from jaxrl.errors import InputError
+from jaxrl.heads import MASKED
 from jaxrl.hyper import Linear, arg, hyper
-from jaxrl.networks import CNN, MLP
 from jaxrl.optim import adam
-from jaxrl.policies import Network
+from jaxrl.policies import TORSOS, Network
 from jaxrl.rollout import Stage, begin, choose, objectives, unjudged
 from jaxrl.types import Key, Params, Transitions
 
@@ -133,10 +135,12 @@ def with_targets(*names: str) -> Callable:
 
 
 def actions(world: Any) -> int:
-    """How many numbers an action is. InputError where it is not a vector of them."""
+    """How many numbers an action is. InputError where it is not a vector of them, in [-1, 1]."""
     space = world.action_space
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise InputError(f"env: {world.name} has {space} actions; allowed is a Box (or try dqn)")
+    if not ((np.asarray(space.low) == -1) & (np.asarray(space.high) == 1)).all():
+        raise InputError(f"env: {world.name} has {space} actions; allowed are limits of -1 and 1")
     return space.shape[0]
 
 
@@ -155,8 +159,7 @@ def torso(network: Network) -> Callable:
             raise InputError(f"{name}: {getattr(network, name)}; off-policy networks have none")
     if network.head != "auto":
         raise InputError(f"head: {network.head!r}; this method's policy is its own")
-    kind = dict(mlp=MLP, cnn=CNN)[network.torso]
-    return lambda: kind(network.hidden, network.activation)
+    return partial(TORSOS[network.torso], network.hidden, network.activation)
 
 
 def n_steps(b: Any, gamma: Any) -> Transitions:
@@ -192,16 +195,33 @@ def replay(hp: Any) -> Any:
 # ---- the builder -----------------------------------------------------------------------------
 
 
+def warmup(hp: Any) -> int:
+    """Iterations of random actions: `learning_starts` steps, or just more."""
+    return -(-hp.learning_starts // hp.steps_per_iteration)
+
+
+def allowed(values: jax.Array, obs: Any) -> jax.Array:
+    """Values [M, n] of discrete actions, and none for those that an "action_mask" rules out."""
+    masked = isinstance(obs, dict) and "action_mask" in obs
+    return jnp.where(obs["action_mask"], values, MASKED) if masked else values
+
+
+def anything(space: Any, obs: Any, key: Key, n: int) -> jax.Array:
+    """Random actions [n, ...] for observations [n, ...], of those that they allow."""
+    if isinstance(space, Discrete):
+        return jax.random.categorical(key, allowed(jnp.zeros((n, space.n)), obs))
+    return jax.vmap(space.sample)(jax.random.split(key, n))
+
+
 def explorer(learner: Learner, world: Any, t: Any, hp: Any) -> Policy:
     """How a rollout acts: at random until learning starts, then as the learner explores."""
-    random = t * hp.steps_per_iteration < hp.learning_starts
+    random = t < warmup(hp)
 
     def act(params, obs, start, memory, key):
         memory = choose(start, learner.memory(start.size), memory)
         k, k_random = jax.random.split(key)
         action, memory = learner.act(params, obs, memory, k, t, hp)
-        draw = jax.vmap(world.action_space.sample)
-        drawn = draw(jax.random.split(k_random, start.size)).astype(action.dtype)
+        drawn = anything(world.action_space, obs, k_random, start.size).astype(action.dtype)
         return jnp.where(random, drawn, action), (), (), memory
 
     def judge(*_):
@@ -251,7 +271,7 @@ def off_policy(learner: Learner) -> Algo:
         buffer = replay(hp).add(s.buffer, rows)
         now = lambda: learn(s.params, s.opt, k_learn, buffer, t, hp)
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(now)[1])
-        ready = (t + 1) * hp.steps_per_iteration >= hp.learning_starts
+        ready = t + 1 >= warmup(hp)
         (params, opt), stats = jax.lax.cond(ready, now, lambda: ((s.params, s.opt), nothing))
         return State(params, opt, key, stage, buffer, s.t + 1), metrics | stats
 

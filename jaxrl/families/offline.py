@@ -255,7 +255,7 @@ def offline_to_online(learner: Learner) -> Algo:
             return s.stage, s.buffer, none | dict(episodes=jnp.zeros_like(none["episodes"]))
 
         stage, buffer, metrics = jax.lax.cond(since >= 0, play, wait)
-        ready = (since + 1) * n >= hp.learning_starts
+        ready = since + 1 >= -(-hp.learning_starts // n)
 
         def batch(k):
             k_data, k_half = jax.random.split(k)

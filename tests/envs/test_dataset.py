@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs import dataset, recorded
+from envs import dataset, recorded, registry
 from envs.base import AutoReset
 from envs.scores import RANGES
 from jaxrl.errors import InputError
@@ -258,16 +259,14 @@ def test_a_relative_file_may_lie_in_the_checkout(poles, tmp_path, monkeypatch):
     assert envs.kind("data/a.npz") == "classic"
     (tmp_path / "data").mkdir()  # one's own comes first
     dataset.write(tmp_path / "data" / "a.npz", poles, ABOUT | dict(env="brax/ant"))
-    assert (
-        envs.kind("data/a.npz") == "brax" and envs.registry.environment("data/a.npz") == "brax/ant"
-    )
+    assert envs.kind("data/a.npz") == "brax" and registry.environment("data/a.npz") == "brax/ant"
 
 
 def test_names_of_datasets_need_no_jax(poles, tmp_path):
     dataset.write(tmp_path / "a.npz", poles, ABOUT)
     code = "import sys, envs; print(envs.kind('a.npz'), envs.kind('random/Pendulum-v1'))"
     code += "; assert 'jax' not in sys.modules"
-    how = dict(capture_output=True, text=True, check=True, cwd=tmp_path)
+    how: dict[str, Any] = dict(capture_output=True, text=True, check=True, cwd=tmp_path)
     out = subprocess.run([sys.executable, "-c", code], **how).stdout
     assert out == "classic control\n"
 
@@ -278,7 +277,7 @@ def test_names_of_datasets_need_no_jax(poles, tmp_path):
 def test_it_plays_as_its_environment(poles, tmp_path):
     file = tmp_path / "a.npz"
     dataset.write(file, poles, ABOUT)
-    world, plain = envs.make(str(file)), envs.make("CartPole-v1", max_steps=15)
+    world, plain = recorded.load(file), envs.make("CartPole-v1", max_steps=15)
     right = lambda obs, memory, key: (jnp.ones(len(obs), jnp.int32), memory)
     play = lambda world: jax.jit(lambda w: evaluate(right, (), w, KEY, 3))(world)
     for a, b in zip(jax.tree.leaves(play(world)), jax.tree.leaves(play(plain))):

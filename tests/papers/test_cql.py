@@ -85,7 +85,7 @@ def test_the_integral_is_estimated_from_three_proposals():
     a = np.concatenate([any_, *np.tanh(u)])
     density = [np.full(n, 0.5)]
     for loc, x in zip((0.8, -0.2), u):
-        density.append(stats.norm(loc, 0.5).pdf(x) / (1 - np.tanh(x) ** 2))
+        density.append(stats.norm.pdf(x, loc, 0.5) / (1 - np.tanh(x) ** 2))
     got = cql.log_integral(
         jnp.asarray(q(a))[None, :, None], jnp.asarray(np.log(np.concatenate(density)))[:, None]
     )

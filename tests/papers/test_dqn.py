@@ -13,6 +13,7 @@ from jaxrl.hyper import cast
 from jaxrl.papers.off_policy import dqn
 from jaxrl.papers.off_policy.dqn import DQN
 from jaxrl.policies import Network
+from jaxrl.types import Transitions
 from tests.papers.by_hand import (
     KEY,
     adam_step,
@@ -119,3 +120,24 @@ def test_epsilon_goes_from_one_to_its_end_over_a_share_of_the_run():
         expected = len(obs) * np.array([1 - eps + eps / 3, eps / 3, eps / 3])
         assert stats.chisquare(other, expected).pvalue > 1e-4, eps
     np.testing.assert_array_equal(LEARNER.act(params, obs, (), None, 0, hp)[0], greedy)
+
+
+def test_actions_that_are_masked_are_neither_taken_nor_hoped_for():
+    """Of two actions with the values 1 and 5 the second is ruled out: acting, at random, ahead."""
+    learner = dqn.learner(discrete(2), Network(hidden=()))
+    hp = cast(DQN(lr=0.0, eps=1.0))
+    obs = dict(obs=jnp.zeros((64, 1)), action_mask=jnp.tile(jnp.array([True, False]), (64, 1)))
+    seen = obs | dict(privileged=jnp.ones((64, 5)))  # not for who acts
+    params = jax.tree.map(jnp.zeros_like, jax.jit(learner.init)(KEY, seen, hp))
+    for entry in (params["critic"], params["target"]["critic"]):
+        assert entry["params"]["Dense_0"]["kernel"].shape == (1, 2)
+        entry["params"]["Dense_0"]["bias"] = jnp.array([1.0, 5.0])
+    act = quick(lambda key, obs: learner.act(params, obs, (), key, 0, hp)[0])
+    free = obs | dict(action_mask=jnp.ones((64, 2), bool))
+    assert (learner.act(params, obs, (), None, 0, hp)[0] == 0).all() and (act(KEY, obs) == 0).all()
+    assert (learner.act(params, free, (), None, 0, hp)[0] == 1).all()
+    assert set(np.asarray(act(KEY, free))) == {0, 1}
+    for ahead, best in ((obs, 1.0), (free, 5.0)):
+        b = Transitions(free, jnp.zeros(64, int), jnp.zeros(64), jnp.ones(64), ahead)
+        said = learner.update(params, learner.opt(params, hp), b, KEY, 0, 0, hp)[2]
+        assert said["critic_loss"] == pytest.approx((best - 1.0) ** 2)

@@ -1,6 +1,7 @@
 """IQL, arXiv 2110.06169, against NumPy: three losses, in the order of the released code."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.equation("iql")
 
 M, D, TAU = 6, 2, 0.8
 LEARNER = iql.learner(box(D), Network(hidden=(4,)))
-SET = dict(lr=0.05, tau=0.2, expectile=TAU, beta=0.9)
+SET: dict[str, Any] = dict(lr=0.05, tau=0.2, expectile=TAU, beta=0.9)
 update = quick(LEARNER.update)
 
 
@@ -130,7 +131,7 @@ def test_the_minimiser_is_the_expectile(tau):
     """τ E[(x - m)⁺] = (1 - τ) E[(m - x)⁺] (Newey and Powell 1987); the mean at τ = 1/2."""
     x = np.random.default_rng(0).normal(size=50)
     gap = lambda m: tau * np.maximum(x - m, 0).mean() - (1 - tau) * np.maximum(m - x, 0).mean()
-    want = optimize.brentq(gap, x.min(), x.max())
+    want: Any = optimize.brentq(gap, x.min(), x.max())
     slope = jax.grad(lambda m: iql.expectile_loss(jnp.asarray(x) - m, tau).mean())
     assert abs(slope(want)) < 1e-5 and slope(want - 0.1) < -1e-3 and slope(want + 0.1) > 1e-3
     assert tau != 0.5 or want == pytest.approx(x.mean())

@@ -69,9 +69,9 @@ def test_the_scale_of_values_does_not_matter():
     rng = np.random.default_rng(1)
     a, q = jnp.asarray(rng.normal(size=(M, D))), rng.normal(size=(2, M))
     b = updated()[1]
-    slope = jax.grad(lambda a, c: td3_bc.actor_loss(a, c * (q + a.sum(1)), b, KEY, HP))
+    slope = jax.grad(lambda a, c: td3_bc.actor_loss(a, c * (q + a.sum(1)), b, {}, KEY, HP))
     np.testing.assert_allclose(slope(a, 1.0), slope(a, 1000.0), rtol=1e-4)
-    one = td3_bc.actor_loss(a, jnp.abs(jnp.asarray(q)), b, KEY, HP)
+    one = td3_bc.actor_loss(a, jnp.abs(jnp.asarray(q)), b, {}, KEY, HP)
     data = np.mean((np.asarray(a) - np.asarray(b.action)) ** 2)
     np.testing.assert_allclose(one, data - ALPHA, rtol=1e-5)  # the mean of λ Q is α where Q > 0
 

@@ -117,9 +117,7 @@ def test_the_floors_of_sac_do_the_work_of_a_run(tiny):
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, last.inner.params)
     stage, batch, _ = base["rollout"]()
     assert (stage.episodes.length == 12).all() and batch.reward.shape == (2, 1, 2)
-    part = bench_floors.of_sac(s).minibatch(
-        jax.tree.map(lambda x: x[0], last.inner), s.hp, s.world
-    )
+    part = bench_floors.of_sac(s).minibatch(jax.tree.map(lambda x: x[0], last.inner), s.hp, s.world)
     assert part.obs.shape == part.next_obs.shape == (8, 3) and part.reward.shape == (8,)
     np.testing.assert_allclose(part.discount, 0.99)
 

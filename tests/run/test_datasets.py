@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +136,7 @@ def test_a_memory_begins_anew_with_each_episode(tmp_path, monkeypatch):
     algo = Algo(lambda *_: (), lambda *_: (), act, lambda n: jnp.full(n, 4))
     world = envs.make("CartPole-v1", max_steps=3)
     played = SimpleNamespace(paper="p", env="CartPole-v1", env_params=dict(max_steps=3))
-    s = SimpleNamespace(algo=algo, world=world, hp=(), job=played, seeds=np.arange(1))
+    s: Any = SimpleNamespace(algo=algo, world=world, hp=(), job=played, seeds=np.arange(1))
     found = evaluate.Seed(s, jnp.zeros((1, 1)), 0, "p", 1.0)
     monkeypatch.setattr(evaluate, "one_seed", lambda *_: found)
     monkeypatch.setattr(record, "load_summary", lambda folder: {})

@@ -20,6 +20,8 @@ from jaxrl.core import Learner
 from jaxrl.critics import ActionValues, huber, regression, squared
 from jaxrl.families.off_policy import (
     OffPolicy,
+    allowed,
+    anything,
     choices,
     fit,
     off_policy,
@@ -63,7 +65,6 @@ class DQN(OffPolicy):
     double: bool = arg(False, "the target's action is the parameters' own")
     loss: str = arg("squared", "how values are learned", ("squared", "huber"))
 
-
     @classmethod
     def smallest(cls):
         small = super().smallest()
@@ -87,7 +88,8 @@ def learner(world, network, size=1, critic=error):
     def update(params, opt, b, key, t, i, hp):
         Q = lambda p, obs: critic(hp).value(outputs(p, obs))
         ahead = Q(params["target"]["critic"], b.next_obs)
-        best = (Q(params["critic"], b.next_obs) if hp.double else ahead).argmax(-1)
+        q = Q(params["critic"], b.next_obs) if hp.double else ahead
+        best = allowed(q, b.next_obs).argmax(-1)
         y = b.reward + b.discount * jnp.take_along_axis(ahead, best[:, None], 1)[:, 0]
 
         def loss(p):
@@ -100,13 +102,13 @@ def learner(world, network, size=1, critic=error):
         return jax.lax.cond(now, move, lambda p, _: p, params, hp.tau), opt, stats
 
     def act(params, obs, memory, key, t, hp):
-        greedy = critic(hp).value(outputs(params["critic"], obs)).argmax(-1)
+        greedy = allowed(critic(hp).value(outputs(params["critic"], obs)), obs).argmax(-1)
         if key is None:
             return greedy, memory
         k, k_any = jax.random.split(key)
         eps = 1 - (1 - hp.eps) * jnp.minimum(t / (hp.explore * hp.horizon), 1.0)
-        anything = jax.random.randint(k_any, greedy.shape, 0, n)
-        return jnp.where(jax.random.uniform(k, greedy.shape) < eps, anything, greedy), memory
+        any_ = anything(world.action_space, obs, k_any, len(greedy))
+        return jnp.where(jax.random.uniform(k, greedy.shape) < eps, any_, greedy), memory
 
     return Learner(init, optimisers("critic"), update, act)
 

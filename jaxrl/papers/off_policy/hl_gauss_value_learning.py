@@ -4,7 +4,7 @@ DQN's values learned by classification: Q(s, a) = Σᵢ p̂ᵢ(s, a) zᵢ over m
   L = E[ -Σᵢ pᵢ log p̂ᵢ(s, a) ],    y = r + γ max_a' Q(s', a'; θ⁻), a number as before
   pᵢ = Φ((eᵢ₊₁ - y) / σ) - Φ((eᵢ - y) / σ),   eᵢ the bins' edges, σ / width = 0.75    (HL-Gauss)
 or, as `two_hot`, all of p on the two centres next to y, in proportion to their nearness; `squared`
-is DQN's own regression, the paper's baseline.
+is DQN by the squared error, the paper's baseline.
 
 From DQN it differs in the loss alone: a target's errors move probabilities, not the value itself.
 

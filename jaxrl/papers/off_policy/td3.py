@@ -62,7 +62,7 @@ def squared_error(q, y, t, hp):
     return jnp.square(q - y)
 
 
-def policy_gradient(a, q, b, key, hp):
+def policy_gradient(a, q, b, params, key, hp):
     """-Q₁(s, μ(s)), for actions a = μ(s) [M, d] and their values q [2, M]."""
     return -q[0].mean()
 
@@ -94,7 +94,7 @@ def learner(world, network, critic_loss=squared_error, actor_loss=policy_gradien
         def improve(params, opt):
             def loss(p):
                 a = mu(p, b.obs)
-                value = actor_loss(a, Q(params["critic"], b.obs, a), b, k_actor, hp)
+                value = actor_loss(a, Q(params["critic"], b.obs, a), b, params, k_actor, hp)
                 return value, dict(actor_loss=value)
 
             params, opt, stats = fit(params, opt, "actor", loss, hp, t)

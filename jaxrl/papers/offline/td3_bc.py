@@ -29,19 +29,18 @@ PAPER = {
     "hyper": "TD3BC",
     "parent": "td3",
     "changes": "a penalty for leaving the data's actions, at a scale of its own",
-    "claim": "it is better than cloning the data; without the penalty TD3 fails on narrow ones",
+    "claim": "it is better than cloning mixed data, and TD3 without the penalty fails on them",
     "check": {
         "on": {
-            "experiments/datasets/pendulum-medium.npz": 2500,
-            "experiments/datasets/pendulum-mixed.npz": 2500,
-            "experiments/datasets/pendulum-expert.npz": 2500,
+            "experiments/datasets/pendulum-mixed.npz": 8000,
+            "experiments/datasets/pendulum-expert.npz": 3000,
         },
-        "hyper": {"tau": 0.05},
+        "hyper": {"batch_size": 64},
         "tune": {"lr": [3e-4, 1e-3, 3e-3]},
         "arms": {"bc": {"paper": "bc"}, "without": {"hyper": {"alpha": 1e4}}},
         "says": [
-            "final_return > bc",
-            "final_return > without on experiments/datasets/pendulum-expert.npz",
+            "final_return > bc on experiments/datasets/pendulum-mixed.npz",
+            "final_return > without",
         ],
     },
 }
@@ -57,7 +56,7 @@ class TD3BC(Offline):
     sigma = 0.0  # nothing explores
 
 
-def actor_loss(a, q, b, key, hp):
+def actor_loss(a, q, b, params, key, hp):
     lam = hp.alpha / jnp.abs(jax.lax.stop_gradient(q[0])).mean()
     return -lam * q[0].mean() + jnp.square(a - b.action).mean()
 
