@@ -73,7 +73,9 @@ def new_folder(path: str | None, job: Job) -> Path:
     if path is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = Path(job.paper).stem
-        base = folder = Path("runs") / job.env.replace(":", "/") / name / stamp
+        env = Path(job.env)  # of a file its name alone: it may lie anywhere
+        env = env.name if env.is_absolute() or ".." in env.parts else job.env
+        base = folder = Path("runs") / env.replace(":", "/") / name / stamp
         count = 1
         while folder.exists():
             count += 1

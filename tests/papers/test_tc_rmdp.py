@@ -123,7 +123,7 @@ def test_who_moves_psi_while_it_explores_and_when_it_is_evaluated(against):
 
 def test_the_worst_is_of_physics_that_stand_still_on_a_grid():
     """The same, world by world, from the environment of that length and mass itself."""
-    world = envs.make("robust/pendulum", max_steps=30)
+    world = envs.make("robust/pendulum", max_steps=30, radius=1.0)
     push = lambda obs, memory, key: (jnp.full((len(obs), 1), 0.7), memory)
     cases = [(l, m) for l in (0.5, 1.0, 1.5) for m in (0.5, 1.0, 1.5)]
     plain = [envs.make("Pendulum-v1", l=l, m=m, max_steps=30) for l, m in cases]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -181,3 +182,19 @@ def test_a_loaded_run_plays_as_it_ended(folder):
     assert len(there["per_seed"]) == 3
     with pytest.raises(InputError, match="Box"):
         evaluate.play_gymnasium(s, state, "Pendulum-v1", episodes=20, seed=0, greedy=True)
+
+
+@pytest.mark.parametrize(
+    ("env", "below"),
+    [
+        ("CartPole-v1", "CartPole-v1"),
+        ("data/a.npz", "data/a.npz"),
+        ("/elsewhere/data/a.npz", "a.npz"),
+        ("../data/a.npz", "a.npz"),
+        ("/elsewhere/my_envs.py:make", "my_envs.py/make"),
+    ],
+)
+def test_a_run_lies_under_runs_wherever_its_environment_s_file_is(env, below):
+    """Beneath an absolute path there was no room for it, which came out when all was computed."""
+    folder = record.new_folder(None, resolve().replace(env=env))
+    assert folder.parent == Path("runs") / below / "ppo"
