@@ -183,7 +183,8 @@ def measure(
     """Tune an arm on an environment, then run it on fresh seeds: its point and its scores."""
     run = dict(paper=arm.paper, env=env, steps=steps, seeds=seeds, evals=1)
     job = jobs.resolve(run=run, env_params={}, network=arm.network, hyper=arm.hyper)
-    s, grid = set_up(job), points(job, arm.tune)
+    grid = points(job, arm.tune)
+    s = set_up(job).among(grid)
     known = jax.eval_shape(s.algo.step, one_state(s), jnp.int32(0), s.hp, s.world)[1]
     goal = by.removeprefix("-")
     for metric in (metrics | {goal}) - {"final_return"}:  # said before anything compiles

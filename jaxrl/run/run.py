@@ -39,10 +39,10 @@ class Setting(NamedTuple):
 
     job: Job
     algo: Algo
-    hp: Any  # leaves are float32 arrays: (), shared by all rows, or [rows] in a sweep
+    hp: Any  # leaves are float32 arrays: (), shared by all rows, or [rows] where a sweep varies it
     world: Any
     seeds: np.ndarray  # [rows], the number of each one's seed
-    swept: bool = False
+    varied: tuple[bool, ...] | None = None  # which leaves of hp a sweep varies; None: it may be any
     in_turn: bool = False  # rows train one after the other
 
     @property
@@ -50,11 +50,21 @@ class Setting(NamedTuple):
         """[rows]: a seed's key does not depend on how many there are."""
         return jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
 
+    def among(self, points: list) -> "Setting":
+        """The same, whose sweeps share what none of these points changes: then a choice by it is
+        still a choice, where under a vmap both sides would be computed."""
+        values = np.array([jax.tree.leaves(hp) for hp in points], np.float32)
+        return self._replace(varied=tuple((values != values[0]).any(0)))
+
     def sweep(self, points: list, seeds: np.ndarray) -> "Setting":
         """The same with a point (traced values) and a seed of its own for each row."""
+        varied = self.varied or [name != "horizon" for name in hyper.leaves(self.hp)]
         points = [hyper.cast(hp.replace(horizon=self.hp.horizon)) for hp in points]
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *points)
-        return self._replace(hp=stacked, seeds=seeds, swept=True)
+        leaves = zip(varied, *map(jax.tree.leaves, points), strict=True)
+        joined = [jnp.stack(x) if own else x[0] for own, *x in leaves]
+        return self._replace(
+            hp=jax.tree.unflatten(jax.tree.structure(self.hp), joined), seeds=seeds
+        )
 
 
 def set_up(job: Job) -> Setting:
@@ -126,12 +136,20 @@ def one_state(s: Setting) -> Any:
 
 
 def over_rows(f: Callable, s: Setting) -> Callable:
-    """f(x, ..., hp, world) over the leading axis of x, and of hp in a sweep; the rest is shared."""
+    """f(x, ..., hp, world) over the leading axis of x, and of what a sweep varies; the rest is
+    shared."""
 
     def mapped(x, *rest):
         *shared, hp, world = rest
-        one = lambda row: f(row[0], *shared, row[1] if s.swept else hp, world)
-        rows = (x, hp) if s.swept else (x,)
+        leaves, tree = jax.tree.flatten(hp)
+
+        def one(row):
+            own = iter(row[1])
+            return f(
+                row[0], *shared, tree.unflatten([next(own) if y.ndim else y for y in leaves]), world
+            )
+
+        rows = x, [y for y in leaves if y.ndim]
         if s.in_turn:
             return jax.lax.map(one, rows)
         if len(s.seeds) > 1:

@@ -238,7 +238,7 @@ def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: Non
             say(f"program {i + 1} of {len(asked.choices)}{': ' if choice else ''}{name}")
             s = set_up(asked.at(choice | points[0]))
             hps = [hp for p in points for hp in [asked.at(choice | p).hyper] * number]
-            x = train_rows(s, hps, np.tile(s.seeds, len(points)), limit, say)
+            x = train_rows(s.among(hps), hps, np.tile(s.seeds, len(points)), limit, say)
             done["programs"][name] = finite(x.reshape(len(points), number))
             write_whole(file, json.dumps(done, indent=1))
         rows = table(asked, done["programs"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxrl import hyper
 from jaxrl.cli import main
 from jaxrl.errors import InputError
 from jaxrl.run import sweep
@@ -150,3 +151,13 @@ def test_of_points_with_equal_middles_the_steadier_is_the_best():
     assert steady["iqm"] == shaky["iqm"] == 5
     order = sorted([shaky, lost, steady, low], key=sweep.merit, reverse=True)
     assert [r is x for r, x in zip(order, (steady, shaky, low, lost))] == [True] * 4
+
+
+def test_a_sweep_shares_what_it_does_not_vary():
+    """A `lax.cond` by a shared value stays one; by a row's own both sides are computed for all."""
+    s = set_up(sweep.plan(TINY, RUN, ["gamma=0.9"], ()).job)
+    points, seeds = [s.job.hyper.replace(gamma=x) for x in (0.9, 0.9, 0.8)], np.arange(2)
+    shapes = lambda s: {k: x.shape for k, x in hyper.leaves(s.sweep(points[:2], seeds).hp).items()}
+    any_, mine = shapes(s), shapes(s.among(points))
+    assert {k for k, shape in any_.items() if shape == ()} == {"horizon"}
+    assert {k for k, shape in mine.items() if shape == (2,)} == {"gamma"}

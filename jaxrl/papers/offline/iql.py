@@ -69,7 +69,8 @@ def expectile_loss(u, tau):
     return jnp.abs(tau - (u < 0)) * jnp.square(u)
 
 
-def learner(world, network):
+def learner(world, network, value_loss=lambda u, hp: expectile_loss(u, hp.expectile)):
+    """value_loss: (u [M] = Q' - V, hp) -> [M]."""
     d = actions(world)
     begin, pi, act = policy(world, network)
     init_critic, critics = ensemble(ActionValue(1, torso(network)), 2)
@@ -89,7 +90,7 @@ def learner(world, network):
 
         def of_value(p):
             v = V(p, b.obs)
-            L = expectile_loss(q - v, hp.expectile).mean()
+            L = value_loss(q - v, hp).mean()
             return L, dict(value_loss=L, v=v.mean())
 
         params, opt, stats = fit(params, opt, "value", of_value, hp, t)
