@@ -12,8 +12,8 @@ vmapped over, and changing gravity recompiles nothing):
 Where a reward is several, `objectives` names them, "return" first: ("return", "cost"). One that has
 none pays a number.
 
-`envs.make(name)` gives a world. Learners know only worlds: one whose rows are environments x agents
-is as good as any.
+`envs.make(name)` gives a world. Learners know only worlds. One whose episodes have several `agents`
+has a row for each: `reset(key, n)` begins n episodes and gives n x agents rows, agent by agent.
 """
 
 from typing import Any, NamedTuple, Protocol

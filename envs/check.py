@@ -64,7 +64,7 @@ def _play(world: Any, key: jax.Array, keys: jax.Array, bare: bool) -> Played:
 
     def one(state, key):
         ka, ks = jax.random.split(key)
-        action = _sample(world.action_space, ka)
+        action = _sample(world, ka)
         # another world's key is unknown, and a second one tells whether it matters
         under = [ks] + [ka] * (type(world) is not AutoReset)
         steps = [_bare(world, k, state, action).obs for k in under if bare]
@@ -84,8 +84,13 @@ def _program(world: Any, *args: Any) -> str:
     return "".join(f"{p}{[np.asarray(c).tobytes() for c in p.consts]}" for p in parts)
 
 
-def _sample(space: Any, key: jax.Array) -> Any:
-    return jax.vmap(space.sample)(jax.random.split(key, COPIES))
+def _rows_of(world: Any) -> int:
+    """The N of a world's arrays: copies, or of several agents as many rows each."""
+    return COPIES * getattr(world, "agents", 1)
+
+
+def _sample(world: Any, key: jax.Array) -> Any:
+    return jax.vmap(world.action_space.sample)(jax.random.split(key, _rows_of(world)))
 
 
 def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
@@ -121,7 +126,7 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
     shapes = list(_shapes("observation after reset", obs, world.observation_space))
     yield from shapes
 
-    action = jax.eval_shape(lambda k: _sample(world.action_space, k), key)
+    action = jax.eval_shape(lambda k: _sample(world, k), key)
     names = getattr(world, "objectives", ())
     if type(world) is AutoReset:
         # its env first: AutoReset would hide some faults and choke on others
@@ -132,7 +137,7 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
             yield failed
             return
         assert bare is not None
-        faults = [*_types(bare.state, state), *_flags(bare, names)]
+        faults = [*_types(bare.state, state), *_flags(bare, names, COPIES)]
         yield from faults
         if any(p.about != "state type" for p in faults):
             return
@@ -146,7 +151,11 @@ def _check(world: Any, steps: int, key: jax.Array) -> Iterator[Problem]:
         yield Problem("step", f"gives {type(stepped).__name__}, expected (state, Transition)")
         return
     after, tr = stepped
-    faults = [] if type(world) is AutoReset else [*_types(after, state), *_flags(tr, names)]
+    faults = (
+        []
+        if type(world) is AutoReset
+        else [*_types(after, state), *_flags(tr, names, _rows_of(world))]
+    )
     yield from faults
     if any(p.about != "state type" for p in faults):
         return
@@ -216,11 +225,11 @@ def _type(x: Any) -> str:
     return f"{'weak ' * x.weak_type}{x.dtype}"
 
 
-def _flags(tr: Any, names: tuple[str, ...]) -> Iterator[Problem]:
+def _flags(tr: Any, names: tuple[str, ...], n: int) -> Iterator[Problem]:
     """Shapes and dtypes of reward and flags."""
     shape = tr.reward.shape
     K = len(names)
-    if shape != ((COPIES, K) if K else (COPIES,)):
+    if shape != ((n, K) if K else (n,)):
         expected = f"({K},), its objectives being {names}" if K else "(), as it names no objectives"
         yield Problem("reward", f"has shape {shape[1:]}, expected {expected}")
     if K and (names[0] != "return" or K == 1):
@@ -231,7 +240,7 @@ def _flags(tr: Any, names: tuple[str, ...]) -> Iterator[Problem]:
         x = getattr(tr, flag)
         if x.dtype != jnp.bool_:
             yield Problem(flag, f"has dtype {x.dtype}, expected bool")
-        if x.shape != (COPIES,):
+        if x.shape != (n,):
             yield Problem(flag, f"has shape {x.shape[1:]}, expected ()")
 
 
@@ -266,7 +275,7 @@ def _values(first: Any, trs: Any, space: Space, limit: int) -> Iterator[Problem]
             "max_steps", f"is 0 (never cut), but step {np.argwhere(truncated)[0][0]} was truncated"
         )
     if limit:
-        for i in range(COPIES):
+        for i in range(done.shape[1]):
             ends = np.concatenate([[-1], np.flatnonzero(done[:, i]), [len(done)]])
             length = max(np.diff(ends[:-1]).max(initial=0), ends[-1] - ends[-2] - 1)
             if length > limit:
@@ -326,7 +335,7 @@ def _starts(world: Any, first: Any, trs: Any, key: jax.Array) -> Iterator[Proble
     done = np.asarray(trs.terminated | trs.truncated)
     obs, opening = _rows(trs.obs, 2), _rows(first, 1)
     same = cut = 0
-    for i in range(COPIES):
+    for i in range(done.shape[1]):
         for t in np.flatnonzero(done[:, i]):
             cut += 1
             same += obs[t, i].tobytes() == opening[i].tobytes()

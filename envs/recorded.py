@@ -103,10 +103,15 @@ def fitted(data: Dataset, world: Any, path: Any) -> Dataset:
     )
 
 
-def recorded(world: Any, data: Dataset, about: dict, path: Any, sha256: str = "") -> Recorded:
-    """A world with a dataset."""
+def simple(world: Any) -> None:
+    """InputError where episodes are not had one at a time."""
     if not isinstance(world, AutoReset):
         raise InputError(f"env: {world.name} is a world of its own; a dataset needs an Env")
+
+
+def recorded(world: Any, data: Dataset, about: dict, path: Any, sha256: str = "") -> Recorded:
+    """A world with a dataset."""
+    simple(world)
     inner = (world.env, world.resets, world.block)
     return Recorded(*inner, rows(fitted(data, world, path)), json.dumps(about), sha256)
 
@@ -140,6 +145,7 @@ def make(name: str, **params: Any) -> Recorded:
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InputError(f"rows: {n!r} is outside [1, inf)")
     world = registry.make(env, **params)
+    simple(world)
     data = record(uniform(world), lambda n: (), world, jax.random.key(0), n)
     about = dict(env=env, env_params=params, references=None if params else references(env))
     return recorded(world, data, about, name)

@@ -101,6 +101,7 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
         "circle",
         *(f"{m}-velocity" for m in ("ant", "halfcheetah", "hopper", "walker2d")),
     ),
+    "agents": ("spread", "foraging", "climbing", "penalty"),
 }
 
 # What upstream offers and we do not, and why.

@@ -1,5 +1,6 @@
 """Policies: how to act, and how to judge what was done. Families read nothing else of them."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -32,10 +33,14 @@ class Network:
         return "shared: a GRU is one trunk for both already" if self.shared and self.memory else ""
 
 
-def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
+def policy_for(
+    world, network: Network = Network(), values: int = 0, wrap: Callable = lambda net: net
+) -> Policy:
     """The policy of this architecture for a world's observations and actions.
 
-    values: the number of objectives that the critic predicts; 0 where the reward is a scalar.
+    Args:
+      values: the number of objectives that the critic predicts; 0 where the reward is a scalar.
+      wrap: makes another of a network without memory, such as several of it.
     """
     check(network)
     shape = getattr(world.observation_space, "shape", ())
@@ -47,7 +52,7 @@ def policy_for(world, network: Network = Network(), values: int = 0) -> Policy:
     if network.memory:
         net = Recurrent(head.size, torso, network.memory, values)
         return recurrent(net, head, network.memory)
-    return feedforward(ActorCritic(head.size, torso, network.shared, values), head)
+    return feedforward(wrap(ActorCritic(head.size, torso, network.shared, values)), head)
 
 
 def choose(head: Head, out, key):

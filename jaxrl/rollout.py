@@ -36,6 +36,16 @@ def named(world: Any, x: jax.Array) -> dict[str, jax.Array]:
     return {k: x[..., i] for i, k in enumerate(names)} if names else {"return": x}
 
 
+def agents(world: Any) -> int:
+    """How many rows an episode of a world has: its agents, each a row of its own; mostly 1."""
+    return getattr(world, "agents", 1)
+
+
+def rows(obs: Any) -> int:
+    """The N of observations [N, ...]."""
+    return jax.tree.leaves(obs)[0].shape[0]
+
+
 class Stage(struct.PyTreeNode):
     """Where n environments stand between two rollouts, and the moments of what came out of them."""
 
@@ -52,7 +62,7 @@ class Stage(struct.PyTreeNode):
 def begin(policy: Policy, key: Key, hp: Any, world: Any) -> Stage:
     """Every environment at the start of an episode."""
     env, obs = world.reset(key, hp.num_envs)
-    n = hp.num_envs
+    n = rows(obs)
     moments = normalise.moments(jax.tree.map(lambda x: x[0], obs)) if hp.normalise_obs else ()
     scaling = (normalise.moments(jnp.zeros(())), jnp.zeros(n)) if hp.normalise_reward else ((), ())
     start = jnp.ones(n, bool)
@@ -115,7 +125,8 @@ def rollout(
     total = dict.fromkeys([*counted, "episodes"], jnp.zeros(()))
     carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
     key_act, key_env = jax.random.split(key)
-    drawn = policy.draw(key_act, steps, hp.num_envs), draw(world, key_env, steps, hp.num_envs)
+    n = stage.start.size
+    drawn = policy.draw(key_act, steps, n), draw(world, key_env, steps, n // agents(world))
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
     if judge and not remembers:  # one large product instead of T small ones
         look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
@@ -203,10 +214,11 @@ def evaluate(act, memory, world: Any, key: Key, episodes: int, limit: int = 0) -
 
     Args:
       act: (obs, memory, key) -> (action, memory).
+      memory: of every row, `episodes` times the world's agents.
       limit: stop after so many steps (0: the world's own time limit, or 10,000).
 
-    Returns per episode, [episodes]: `return` (and each further objective by its name), `length`,
-    `complete` (False: cut by `limit`).
+    Returns per episode, [episodes]: `return` (and each further objective by its name; of several
+    agents the mean), `length`, `complete` (False: cut by `limit`).
     """
     limit = limit or world.max_steps or 10_000
     key_reset, key = jax.random.split(key)
@@ -224,7 +236,10 @@ def evaluate(act, memory, world: Any, key: Key, episodes: int, limit: int = 0) -
         ep = Episodes(ep.ret + gained, ep.length + ~over)
         return t + 1, key, env, s.obs, memory, ep, over | s.terminated | s.truncated
 
-    over, ep = jnp.zeros(episodes, bool), Episodes.begin(episodes, objectives(world))
+    n = rows(obs)
+    over, ep = jnp.zeros(n, bool), Episodes.begin(n, objectives(world))
     carry = (jnp.int32(0), key, env, obs, memory, ep, over)
     *_, ep, over = jax.lax.while_loop(going, one, carry)
-    return named(world, ep.ret) | {"length": ep.length, "complete": over}
+    team = lambda x: x.reshape(episodes, n // episodes, *x.shape[1:])
+    ret = team(ep.ret).mean(1)
+    return named(world, ret) | {"length": team(ep.length)[:, 0], "complete": team(over)[:, 0]}

@@ -25,7 +25,7 @@ from jaxrl.heads import MASKED
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam
 from jaxrl.policies import TORSOS, Network
-from jaxrl.rollout import Stage, begin, choose, objectives, unjudged
+from jaxrl.rollout import Stage, agents, begin, choose, objectives, unjudged
 from jaxrl.types import Key, Params, Transitions
 
 
@@ -152,6 +152,15 @@ def choices(world: Any) -> int:
     return space.n
 
 
+def plain(world: Any) -> None:
+    """InputError where a world pays several rewards, or has several agents."""
+    if objectives(world):
+        paid = f"{world.name} pays {len(objectives(world))} rewards a step"
+        raise InputError(f"env: {paid}; this method learns from one")
+    if agents(world) > 1:
+        raise InputError(f"env: {world.name} has {agents(world)} agents; this method is of one")
+
+
 def torso(network: Network) -> Callable:
     """What reads the observation, as a module without arguments. InputError for what it cannot."""
     for name in ("memory", "shared"):
@@ -254,9 +263,7 @@ def off_policy(learner: Learner) -> Algo:
         return carry, jax.tree.map(jnp.mean, stats)
 
     def init(key, hp, world):
-        if objectives(world):
-            paid = f"{world.name} pays {len(objectives(world))} rewards a step"
-            raise InputError(f"env: {paid}; this method learns from one")
+        plain(world)
         key, key_env, key_params = jax.random.split(key, 3)
         stage = begin(explorer(learner, world, 0, hp), key_env, hp, world)
         params = learner.init(key_params, stage.obs, hp)

@@ -21,9 +21,9 @@ from flax import struct
 from jaxrl import normalise
 from jaxrl.core import Algo, Learner
 from jaxrl.errors import InputError
-from jaxrl.families.off_policy import OffPolicy, explorer, n_steps, replay
+from jaxrl.families.off_policy import OffPolicy, explorer, n_steps, plain, replay
 from jaxrl.hyper import Linear, arg, hyper
-from jaxrl.rollout import Stage, begin, objectives, unjudged
+from jaxrl.rollout import Stage, begin, unjudged
 from jaxrl.types import Key, Params, Transitions
 
 EPS = 1e-3  # added to deviations, so that what hardly varies in the data stays small in play
@@ -123,9 +123,7 @@ def recorded(world: Any) -> Any:
             how = "--env FILE.npz names a dataset, random/ENV makes one"
             raise InputError(f"env: {world.name} has no recorded data; {how}")
         inner = inner.env
-    if objectives(world):
-        paid = f"{world.name} pays {len(objectives(world))} rewards a step"
-        raise InputError(f"env: {paid}; this method learns from one")
+    plain(world)
     return inner.data
 
 

@@ -92,6 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "minatar": dict(num_envs=64, num_steps=128, minibatches=16, lr=Linear(2.5e-3, 0.0)),
 } | dict.fromkeys(("classic", "bsuite", "misc"), dict(lr=Linear(2.5e-3, 0.0)))
 PRESETS["playground"] = PRESETS["brax"]
+PRESETS["agents"] = dict(num_envs=16, num_steps=50, epochs=10, minibatches=1, lr=2.5e-3)
 NETWORKS: dict[str, dict[str, Any]] = {"minatar": dict(activation="relu")}
 SMALLEST: dict[str, dict[str, Any]] = dict(
     run=dict(env="CartPole-v1"),

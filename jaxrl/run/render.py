@@ -24,6 +24,7 @@ from envs.base import AutoReset, Step
 from envs.draw import bodies
 from envs.draw.canvas import HEIGHT, WIDTH, Drawing, Episode
 from jaxrl.errors import InputError
+from jaxrl.rollout import agents
 from jaxrl.run import evaluate
 from jaxrl.run.files import check_folder, replacing
 from jaxrl.run.run import Setting, evaluation_keys
@@ -35,18 +36,21 @@ HOLD = 1.2  # seconds that the last picture of an episode stays
 
 class Single(NamedTuple):
     """One episode of a world that is no `AutoReset`: its last state is not to be had, only what was
-    observed of it."""
+    observed of it. Of several agents there is a row each; the reward is their mean."""
 
     world: Any
 
+    def row(self, tree):
+        return tree if agents(self.world) > 1 else jax.tree.map(lambda x: x[0], tree)
+
     def reset(self, key):
         state, obs = self.world.reset(key, 1)
-        return state, jax.tree.map(lambda x: x[0], obs)
+        return state, self.row(obs)
 
     def step(self, key, state, action):
-        state, s = self.world.step(key, state, action[None])
-        row = (s.final_obs, s.reward, s.terminated, s.truncated)
-        return Step(state, *jax.tree.map(lambda x: x[0], row))
+        action = action.reshape(agents(self.world), *self.world.action_space.shape)
+        state, s = self.world.step(key, state, action)
+        return Step(state, self.row(s.final_obs), s.reward.mean(0), s.terminated[0], s.truncated[0])
 
 
 class Film(NamedTuple):
@@ -114,16 +118,16 @@ def player(
 ) -> tuple[Drawing, Callable[[int, jax.Array], Episode]]:
     """How a run's environment is drawn, and (row, key) -> an episode of that seed's policy."""
     env = s.world.env if isinstance(s.world, AutoReset) else Single(s.world)
-    drawing = draw.of(env)
+    drawing, n = draw.of(env), agents(s.world)
 
     @jax.jit
     def roll(one, key, hp, env):
         def step(carry, key):
             state, obs, memory = carry
             key_act, key_env = jax.random.split(key)
-            seen = jax.tree.map(lambda x: x[None], obs)
+            seen = obs if n > 1 else jax.tree.map(lambda x: x[None], obs)
             action, memory = s.algo.act(one, seen, memory, None if greedy else key_act, hp)
-            action = jax.tree.map(lambda x: x[0], action)
+            action = action if n > 1 else jax.tree.map(lambda x: x[0], action)
             after = env.step(key_env, state, action)
             row = drawing.keep(env, after.state, after.obs), action
             flags = after.reward, after.terminated, after.truncated
@@ -132,7 +136,7 @@ def player(
         key_reset, key = jax.random.split(key)
         state, obs = env.reset(key_reset)
         first = drawing.keep(env, state, obs)
-        carry = state, obs, s.algo.memory(1)
+        carry = state, obs, s.algo.memory(n)
         return first, jax.lax.scan(step, carry, jax.random.split(key, steps))[1]
 
     def play(index: int, key: jax.Array) -> Episode:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxrl import hyper
 from jaxrl.core import Algo
 from jaxrl.errors import InputError, reason
-from jaxrl.rollout import evaluate, objectives
+from jaxrl.rollout import agents, evaluate, objectives
 from jaxrl.run import catalogue
 from jaxrl.run.guard import guarded
 from jaxrl.run.job import Job
@@ -113,18 +113,18 @@ def largest(jaxpr: Any) -> int:
 
 def try_out(name: str, world: Any) -> None:
     """Trace a step of a person's own environment; what is wrong with it is an InputError."""
+    n, K = 2 * agents(world), len(objectives(world))
 
     def once(key):
         state, _ = world.reset(key, 2)
-        action = jax.vmap(world.action_space.sample)(jax.random.split(key, 2))
+        action = jax.vmap(world.action_space.sample)(jax.random.split(key, n))
         return world.step(key, state, action)[1].reward
 
     try:
         reward = jax.eval_shape(once, jax.random.key(0))
     except Exception as e:
         raise InputError(f"env: {name}: {reason(e)}; jaxrl check-env {name} tells more") from e
-    K = len(objectives(world))
-    if reward.shape != ((2, K) if K else (2,)):
+    if reward.shape != ((n, K) if K else (n,)):
         allowed = f"({K},), as many as objectives" if K else "(); several need objectives"
         shape = f"a reward has shape {reward.shape[1:]}"
         raise InputError(f"env: {name}: {shape}, allowed is {allowed}")
@@ -192,7 +192,7 @@ def score(algo: Algo, episodes: int, greedy: bool, x: tuple, hp: Any, world: Any
     def act(obs, memory, key):
         return algo.act(state, obs, memory, None if greedy else key, hp)
 
-    return evaluate(act, algo.memory(episodes), world, key, episodes)
+    return evaluate(act, algo.memory(episodes * agents(world)), world, key, episodes)
 
 
 def mean_returns(result: dict, objective: str = "return") -> np.ndarray:
