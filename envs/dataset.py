@@ -98,6 +98,18 @@ def described(path: Path, text: Any) -> dict:
         raise InputError(f"dataset: {path}: about does not name an environment") from e
     if not isinstance(env, str) or not numbers or named(env):
         raise InputError(f"dataset: {path}: about does not name an environment")
+    known, makers = said.get("references") or {}, said.get("makers") or []
+    number = lambda x: x is None or isinstance(x, int | float) and not isinstance(x, bool)
+    if not isinstance(known, dict) or not all(map(number, known.values())):
+        raise InputError(f"dataset: {path}: the references in about are not numbers")
+    if not isinstance(makers, list) or not all(
+        isinstance(m, dict)
+        and isinstance(m.get("paper"), str)
+        and isinstance(m.get("rows"), int)
+        and isinstance(m.get("steps", 0), int)
+        for m in makers
+    ):
+        raise InputError(f"dataset: {path}: about does not say who made it")
     return said
 
 
@@ -121,8 +133,13 @@ def read(path: Path) -> tuple[Dataset, dict]:
     parts: dict[str, Any] = {}
     for name, x in found.items():
         field, slash, key = name.partition("/")
+        whole = parts.get(field)
+        if slash and (field not in ("obs", "final_obs") or not isinstance(whole, dict | None)):
+            raise InputError(f"dataset: {path}: it has {name}, which nothing is read as")
         if slash:
             parts.setdefault(field, {})[key] = x
+        elif whole is not None:
+            raise InputError(f"dataset: {path}: it has {name}, and parts of it too")
         else:
             parts[field] = x
     if missing := [k for k in Dataset._fields if k not in parts]:
@@ -146,8 +163,8 @@ def flat(data: Dataset) -> dict[str, np.ndarray]:
 def wrong(data: Dataset) -> str:
     """What is wrong with the arrays of a dataset, in a few words; "" if nothing is."""
     M, E = len(np.atleast_1d(data.reward)), len(np.atleast_1d(data.ends))
-    if not M:
-        return "it has no rows"
+    if not M or not E:
+        return "it has no rows" if not M else "it has no trajectory"
     for name, x in flat(data).items():
         size = E if name.startswith(("ends", "final_obs")) else M
         if x.shape[:1] != (size,):

@@ -163,6 +163,9 @@ def uniform(world: Any) -> Callable:
     """The uniformly random policy, as `record` takes one."""
 
     def act(obs, start, memory, key):
+        if isinstance(obs, dict) and "action_mask" in obs:  # of those that are allowed
+            logits = jnp.where(obs["action_mask"], 0.0, -jnp.inf)
+            return jax.random.categorical(key, logits).astype(jnp.int32), memory
         return jax.vmap(world.action_space.sample)(jax.random.split(key, len(start))), memory
 
     return act

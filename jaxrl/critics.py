@@ -70,15 +70,16 @@ def two_hot(y: jax.Array, edges: jax.Array) -> jax.Array:
 
 
 class ActionValues(nn.Module):
-    """obs -> [M, actions, size]: every discrete action's value."""
+    """obs -> [M, actions, size]: every discrete action's value; who has them acts by them."""
 
     actions: int
     size: int
     torso: Callable[[], nn.Module]
+    critic: bool = False  # it reads "privileged", too
 
     @nn.compact
     def __call__(self, obs):
-        x = self.torso()(seen(obs, critic=False))  # who has them acts by them
+        x = self.torso()(seen(obs, critic=self.critic))
         return dense(self.actions * self.size, 1.0)(x).reshape(-1, self.actions, self.size)
 
 
@@ -87,10 +88,11 @@ class ActionValue(nn.Module):
 
     size: int
     torso: Callable[[], nn.Module]
+    critic: bool = True  # it reads "privileged", too
 
     @nn.compact
     def __call__(self, obs, action):
-        x = seen(obs, critic=True)
+        x = seen(obs, critic=self.critic)
         x = jnp.concatenate([x.reshape(x.shape[0], -1), action], -1)
         return dense(self.size, 1.0)(self.torso()(x))
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 NO_CHECKPOINT, DIVERGED, STORAGE = 3, 4, 5  # exit codes of a run that cannot go on
 
@@ -23,10 +24,10 @@ def reason(e: BaseException) -> str:
     return ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
 
 
-def did_you_mean(kind: str, name: str, known: Iterable[str], hint: str = "") -> InputError:
+def did_you_mean(kind: str, name: Any, known: Iterable[str], hint: str = "") -> InputError:
     """The error for a name that no registry knows, with the nearest names that it does know."""
     near = difflib.get_close_matches(
-        name.lower(), list(lower := {k.lower(): k for k in known}), 3, 0.5
+        str(name).lower(), list(lower := {k.lower(): k for k in known}), 3, 0.5
     )
     guess = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else hint
     return InputError(f"{kind}: no {name!r}" + (f"; {guess}" if guess else ""))

@@ -123,7 +123,9 @@ def tell(found: dict[str, Any]) -> None:
         ("references", said or "none"),
     ]
     for m in found.get("makers", []):
-        seed = "" if m.get("seed") is None else f" seed {m['seed']} after {m['steps']:,} steps,"
+        seed = (
+            "" if m.get("seed") is None else f" seed {m['seed']} after {m.get('steps', 0):,} steps,"
+        )
         who = f"{m['paper']}{seed} {m.get('acts', m.get('id', ''))}"
         rows.append(("made by", f"{who}: {m['rows']:,} rows"))
     rows += [(name, what) for name, what in found["arrays"].items()]

@@ -55,7 +55,7 @@ def graded(algo: Algo) -> Algo:
         s, metrics = algo.step(s, t, hp, world)
         act = lambda obs, memory, key: algo.act(s, obs, memory, None, hp)
         due = (t + 1) % jnp.ceil(hp.horizon / TIMES) == 0
-        measure = lambda: worst(act, world, jax.random.fold_in(s.key, 1))
+        measure = lambda: worst(act, world, jax.random.fold_in(s.key, TIMES))
         return s, metrics | dict(worst=jax.lax.cond(due, measure, lambda: jnp.nan))
 
     return algo._replace(step=step)

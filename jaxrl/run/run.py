@@ -84,7 +84,7 @@ def set_up(job: Job) -> Setting:
         step = jax.make_jaxpr(algo.step)(one_state(setting), jnp.int32(0), hp, world)
     except InputError:
         raise
-    except (TypeError, ValueError, AttributeError, AssertionError) as e:
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as e:
         if not catalogue.inside(catalogue.find(job.paper)):
             raise  # the traceback is of use to who wrote it
         raise InputError(f"env: {job.env} does not suit {job.paper}: {reason(e)}") from e

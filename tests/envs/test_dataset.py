@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 import envs
 from envs import dataset, recorded, registry
-from envs.base import AutoReset
+from envs.base import AutoReset, Step
 from envs.scores import RANGES
+from envs.spaces import Box, Discrete
 from jaxrl.errors import InputError
 from jaxrl.rollout import evaluate
 
@@ -168,6 +170,10 @@ def put(name, f):
     return lambda found: found.update({name: f(found[name])})
 
 
+def said(**more):
+    return put("about", lambda x: np.array(json.dumps(ABOUT | more)))
+
+
 WRONG = [  # what is done to the arrays of a file, and the words of the one line
     (without("obs"), "it has no obs"),
     (without("final_obs"), "it has no final_obs"),
@@ -200,6 +206,13 @@ WRONG = [  # what is done to the arrays of a file, and the words of the one line
     (put("action", lambda x: x * 1.0), "action is float64[] a row, CartPole-v1 has int32[]"),
     (put("action", lambda x: x + 1), "an action is outside CartPole-v1's Discrete(2)"),
     (put("reward", lambda x: x[:, None]), "a reward has shape (1,), CartPole-v1 pays one number"),
+    (put("ends", lambda x: x[:0]), "it has no trajectory"),
+    (lambda found: found.update({"obs/x": found["obs"]}), "it has obs/x, which nothing is read as"),
+    (lambda found: found.update({"terminated/x": found["ends"]}), "it has terminated/x, which"),
+    (said(references=[1, 2]), "the references in about are not numbers"),
+    (said(references=dict(random="a", expert="b")), "the references in about are not numbers"),
+    (said(makers=["x"]), "about does not say who made it"),
+    (said(makers=[dict(paper="x")]), "about does not say who made it"),
 ]
 
 
@@ -335,3 +348,27 @@ def test_the_random_policy_s_rows():
     assert "rows: 0 is outside [1, inf)" in fails(envs.make, "random/CartPole-v1", rows=0)
     assert "did you mean CartPole-v1" in fails(envs.make, "random/CartPol-v1")
     assert "is a dataset already" in fails(envs.kind, "random/random/CartPole-v1")
+
+
+@struct.dataclass
+class Masked:
+    """One step, of whose three actions the last is ruled out."""
+
+    name = "masked"
+    max_steps = 1
+    action_space = Discrete(3)
+    observation_space = dict(action_mask=Box(0, 1, (3,), "bool"), obs=Box(0.0, 1.0, (1,)))
+
+    def reset(self, key):
+        obs = dict(action_mask=jnp.array([True, True, False]), obs=jnp.zeros(1))
+        return jnp.zeros(()), obs
+
+    def step(self, key, state, action):
+        no = jnp.zeros((), bool)
+        return Step(state, self.reset(key)[1], jnp.zeros(()), no, ~no)
+
+
+def test_chance_keeps_to_what_is_allowed():
+    world: Any = AutoReset(Masked())
+    data = recorded.record(recorded.uniform(world), lambda n: (), world, KEY, 60)
+    assert set(data.action) == {0, 1} and data.action.dtype == np.int32

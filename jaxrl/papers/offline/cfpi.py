@@ -78,7 +78,7 @@ def improved(pi, value, log_tau):
 
 def learner(world, network):
     d = actions(world)
-    init_critic, critics = ensemble(ActionValue(1, torso(network)), 2)
+    init_critic, critics = ensemble(ActionValue(1, torso(network), critic=False), 2)  # it acts
     Q = lambda *args: critics(*args)[..., 0]
     actor: Any = lambda hp: Actor(hp.components * (1 + 2 * d), torso(network))
 

@@ -74,7 +74,7 @@ def learner(world, network, value_loss=lambda u, hp: expectile_loss(u, hp.expect
     d = actions(world)
     begin, pi, act = policy(world, network)
     init_critic, critics = ensemble(ActionValue(1, torso(network)), 2)
-    value = ActionValues(1, 1, torso(network))
+    value = ActionValues(1, 1, torso(network), critic=True)
     out: Any = value.apply
     Q = lambda *args: critics(*args)[..., 0]
     V = lambda p, obs: out(p, obs)[:, 0, 0]

@@ -6,7 +6,7 @@ with the returns G of what π played, and whose actor takes a step of TRPO on bo
   E_on[r A] + E_off[r A],    r = π(a|s) / π_old(a|s),    V(s) = Σ_a π(a|s) Q(s, a)
 A is GAE where it was played, Q(s, a) - V(s) of an a ~ π_old at the data's states. From TRPO it
 differs in the critic and in E_off: it learns what to do where it would not get to by itself, and
-where data are of no use, returns still are. With `data` = 0 it is on-policy alone.
+where data are of no use, returns still are. `data` = 0 is on-policy alone; over 1, E_off's weight.
 Checked: the authors' code, where λ = 1 and Q_k is a network for each step of an episode; here one
 has k passes. Not: the text (λ is from summaries). Left out: actions that are not discrete.
 """

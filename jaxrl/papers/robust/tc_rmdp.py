@@ -8,8 +8,9 @@ agent, its critics included, `sees` gives the paper's three methods:
   oracle    s and ψ
 
 From TD3 it differs in the adversary. With `against` chance, ψ is a random walk, and with nobody
-what it was when the episode began (domain randomisation); the adversary learns all the same, from
-what was done, so that an evaluation, by the modes, is always against a learned one.
+what it was when the episode began (domain randomisation), but for the random steps at first. The
+adversary learns all the same, so that an evaluation, by the modes, is always against a learned one:
+its own, which makes returns of several arms hard to compare; "worst" is the same for all.
 
 Checked: views, game and order of moves against the released code's environments; the learner there
 is M2TD3, whose adversary for this game could not be run. Here it is two TD3s, as the paper's
@@ -37,22 +38,20 @@ PAPER = {
     "hyper": "TCRMDP",
     "parent": "td3",
     "changes": "an adversary moves the physics, a little at each step",
-    "claim": "who sees ψ, or could infer it, does better at worst; so does who learned from a foe",
+    "claim": "at worst who learned from a foe does better, better yet who sees or could infer ψ",
     "check": {
-        "on": {"robust/pendulum": 20_000},
+        "on": {"robust/pendulum": 12_000},
         "tune": {"lr": [3e-4, 1e-3, 3e-3]},
         "by": "last worst",
         "arms": {
             "oracle": {"hyper": {"sees": "oracle"}},
             "stacked": {"hyper": {"sees": "stacked"}},
-            "chance": {"hyper": {"against": "chance"}},
             "nobody": {"hyper": {"against": "nobody"}},
         },
         "says": [
-            "final_return of oracle > tc_rmdp",
-            "final_return of stacked > tc_rmdp",
-            "final_return > chance",
-            "last worst > chance",
+            "last worst > nobody",
+            "last worst of stacked > tc_rmdp",
+            "last worst of oracle > tc_rmdp",
         ],
     },
 }
