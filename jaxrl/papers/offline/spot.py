@@ -9,7 +9,7 @@ q(z|s, a) and p(a|s, z) = N(u(s, z), β / 4), with two numbers in z for each in 
 or, of `samples` L, log L - log Σ_l p(a|s, z_l) p(z_l) / q(z_l|s, a), which is -log μ as L grows.
 It learns in the first `pretrain` steps and is frozen then. Online, λ falls in a line, to `end` λ.
 From TD3 it differs in this loss and in its batches. As in the released code, the ELBO's loss is
-E[mean (u - a)²] + β mean KL: nats times β / 2d, less a constant. Left out: dropout, sizes; one buffer.
+E[mean (u - a)²] + β mean KL: nats times β / 2d, less a constant. Left out: dropout, part sizes.
 """
 
 from typing import Any
