@@ -106,7 +106,7 @@ def described(path: Path, text: Any) -> dict:
         isinstance(m, dict)
         and isinstance(m.get("paper"), str)
         and isinstance(m.get("rows"), int)
-        and isinstance(m.get("steps", 0), int)
+        and isinstance(m.get("steps") or 0, int)
         for m in makers
     ):
         raise InputError(f"dataset: {path}: about does not say who made it")

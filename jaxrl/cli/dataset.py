@@ -124,7 +124,9 @@ def tell(found: dict[str, Any]) -> None:
     ]
     for m in found.get("makers", []):
         seed = (
-            "" if m.get("seed") is None else f" seed {m['seed']} after {m.get('steps', 0):,} steps,"
+            ""
+            if m.get("seed") is None
+            else f" seed {m['seed']} after {m.get('steps') or 0:,} steps,"
         )
         who = f"{m['paper']}{seed} {m.get('acts', m.get('id', ''))}"
         rows.append(("made by", f"{who}: {m['rows']:,} rows"))

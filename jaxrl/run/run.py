@@ -58,12 +58,12 @@ class Setting(NamedTuple):
 
     def sweep(self, points: list, seeds: np.ndarray) -> "Setting":
         """The same with a point (traced values) and a seed of its own for each row."""
-        varied = self.varied or [name != "horizon" for name in hyper.leaves(self.hp)]
         points = [hyper.cast(hp.replace(horizon=self.hp.horizon)) for hp in points]
+        varied = self.varied or [name != "horizon" for name in hyper.leaves(points[0])]
         leaves = zip(varied, *map(jax.tree.leaves, points), strict=True)
         joined = [jnp.stack(x) if own else x[0] for own, *x in leaves]
         return self._replace(
-            hp=jax.tree.unflatten(jax.tree.structure(self.hp), joined), seeds=seeds
+            hp=jax.tree.unflatten(jax.tree.structure(points[0]), joined), seeds=seeds
         )
 
 

@@ -18,6 +18,7 @@ from envs.adapters.common import quiet
 from envs.base import AutoReset, Randomise
 from envs.draw import bodies
 from envs.draw.canvas import BLUE, HEIGHT, ORANGE, STRIP, VERMILLION, WIDTH, Episode
+from envs.registry import is_world
 from jaxrl.cli import main
 from jaxrl.errors import InputError
 from jaxrl.run import evaluate, record, render
@@ -178,11 +179,12 @@ def test_every_environment_is_drawn_even_where_it_diverged():
     """Ones, then NaN, stand for its states: what is kept is there, and can be painted."""
     for name in NAMES:
         with quiet():
-            env = envs.make_env(name)
+            made = envs.make_env(name)
+        env = render.Single(made) if is_world(made) else made
         drawing = draw.of(env)
 
-        def begin(key, env=env, drawing=drawing):
-            return drawing.keep(env, *env.reset(key)), env.action_space.sample(key)
+        def begin(key, env=env, drawing=drawing, space=made.action_space):
+            return drawing.keep(env, *env.reset(key)), space.sample(key)
 
         seen, action = jax.eval_shape(begin, jax.random.key(0))
         action = jax.tree.map(lambda x: np.ones((1, *x.shape), x.dtype), action)

@@ -10,6 +10,7 @@ import pytest
 from jaxrl import hyper
 from jaxrl.cli import main
 from jaxrl.errors import InputError
+from jaxrl.hyper import Linear
 from jaxrl.run import sweep
 from jaxrl.run.run import build, evaluation_keys, execute, mean_returns, set_up
 from jaxrl.run.stats import summarise
@@ -157,7 +158,10 @@ def test_a_sweep_shares_what_it_does_not_vary():
     """A `lax.cond` by a shared value stays one; by a row's own both sides are computed for all."""
     s = set_up(sweep.plan(TINY, RUN, ["gamma=0.9"], ()).job)
     points, seeds = [s.job.hyper.replace(gamma=x) for x in (0.9, 0.9, 0.8)], np.arange(2)
-    shapes = lambda s: {k: x.shape for k, x in hyper.leaves(s.sweep(points[:2], seeds).hp).items()}
-    any_, mine = shapes(s), shapes(s.among(points))
+    shapes = lambda s, at: {k: x.shape for k, x in hyper.leaves(s.sweep(at, seeds).hp).items()}
+    any_, mine = shapes(s, points[:2]), shapes(s.among(points), points[:2])
     assert {k for k, shape in any_.items() if shape == ()} == {"horizon"}
     assert {k for k, shape in mine.items() if shape == (2,)} == {"gamma"}
+    flat = [hp.replace(lr=1e-3) for hp in points]  # where the default is a schedule
+    assert isinstance(s.job.hyper.lr, Linear)
+    assert set(shapes(s.among(flat), flat[:2])) == {k for k in any_ if "lr" not in k} | {"lr"}

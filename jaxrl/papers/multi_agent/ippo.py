@@ -27,12 +27,12 @@ PAPER = {
     "hyper": "IPPO",
     "parent": "ppo",
     "changes": "each agent of a team learns by itself, from what it sees",
-    "claim": "agents that learn by themselves learn to spread, and to forage together",
+    "claim": "agents that learn by themselves learn to forage together",
     "check": {
-        "on": {"agents/spread": 400_000, "agents/foraging": 400_000},
+        "on": {"agents/foraging": 400_000},
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
         "arms": {},
-        "says": ["final_return > 0.8 on agents/foraging"],
+        "says": ["final_return > 0.8"],
     },
 }
 
