@@ -163,8 +163,10 @@ def flat(data: Dataset) -> dict[str, np.ndarray]:
 def wrong(data: Dataset) -> str:
     """What is wrong with the arrays of a dataset, in a few words; "" if nothing is."""
     M, E = len(np.atleast_1d(data.reward)), len(np.atleast_1d(data.ends))
-    if not M or not E:
-        return "it has no rows" if not M else "it has no trajectory"
+    if not M:
+        return "it has no rows"
+    if not E:
+        return "it has no trajectory"
     for name, x in flat(data).items():
         size = E if name.startswith(("ends", "final_obs")) else M
         if x.shape[:1] != (size,):

@@ -123,11 +123,8 @@ def tell(found: dict[str, Any]) -> None:
         ("references", said or "none"),
     ]
     for m in found.get("makers", []):
-        seed = (
-            ""
-            if m.get("seed") is None
-            else f" seed {m['seed']} after {m.get('steps') or 0:,} steps,"
-        )
+        steps = m.get("steps") or 0
+        seed = "" if m.get("seed") is None else f" seed {m['seed']} after {steps:,} steps,"
         who = f"{m['paper']}{seed} {m.get('acts', m.get('id', ''))}"
         rows.append(("made by", f"{who}: {m['rows']:,} rows"))
     rows += [(name, what) for name, what in found["arrays"].items()]

@@ -205,8 +205,8 @@ def replay(hp: Any) -> Any:
 
 
 def warmup(hp: Any) -> int:
-    """Iterations of random actions: `learning_starts` steps, or just more."""
-    return -(-hp.learning_starts // hp.steps_per_iteration)
+    """Iterations of play that make `learning_starts` steps, or just more."""
+    return -(-hp.learning_starts // (hp.num_envs * hp.num_steps))
 
 
 def allowed(values: jax.Array, obs: Any) -> jax.Array:

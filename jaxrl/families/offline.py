@@ -21,7 +21,7 @@ from flax import struct
 from jaxrl import normalise
 from jaxrl.core import Algo, Learner
 from jaxrl.errors import InputError
-from jaxrl.families.off_policy import OffPolicy, explorer, n_steps, plain, replay
+from jaxrl.families.off_policy import OffPolicy, explorer, n_steps, plain, replay, warmup
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.rollout import Stage, begin, unjudged
 from jaxrl.types import Key, Params, Transitions
@@ -240,7 +240,6 @@ def offline_to_online(learner: Learner) -> Algo:
     def step(s, t, hp, world):
         key, k_collect, k_learn = jax.random.split(s.key, 3)
         since = t - jnp.round((1 - hp.online) * hp.horizon)  # iterations with play before this one
-        n = hp.num_envs * hp.num_steps
 
         def play():
             stage, rows, metrics = collect(s, k_collect, t, hp, world)
@@ -253,7 +252,7 @@ def offline_to_online(learner: Learner) -> Algo:
             return s.stage, s.buffer, none | dict(episodes=jnp.zeros_like(none["episodes"]))
 
         stage, buffer, metrics = jax.lax.cond(since >= 0, play, wait)
-        ready = since + 1 >= -(-hp.learning_starts // n)
+        ready = since + 1 >= warmup(hp)
 
         def batch(k):
             k_data, k_half = jax.random.split(k)

@@ -22,7 +22,7 @@ from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
-from jaxrl.rollout import Stage, begin, rollout, see
+from jaxrl.rollout import Stage, begin, rollout, rows, see
 from jaxrl.shuffle import shuffle
 from jaxrl.types import Batch, Key, Params
 
@@ -312,7 +312,7 @@ def on_policy(
         return s.replace(slots=slots), metrics | stats
 
     def act(s, obs, memory, key, hp):
-        start = jnp.zeros(jax.tree.leaves(obs)[0].shape[0], bool)
+        start = jnp.zeros(rows(obs), bool)
         action, _, _, memory = policy.act(s.params, see(s.stage, obs), start, memory, key)
         return action, memory
 

@@ -145,9 +145,8 @@ def over_rows(f: Callable, s: Setting) -> Callable:
 
         def one(row):
             own = iter(row[1])
-            return f(
-                row[0], *shared, tree.unflatten([next(own) if y.ndim else y for y in leaves]), world
-            )
+            mine = tree.unflatten([next(own) if y.ndim else y for y in leaves])
+            return f(row[0], *shared, mine, world)
 
         rows = x, [y for y in leaves if y.ndim]
         if s.in_turn:
