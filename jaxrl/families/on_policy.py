@@ -118,12 +118,18 @@ def stateless(apply: Callable[[State, Batch, jax.Array, Any, Any], Any]) -> Part
     return Part(lambda *_: (), lambda _, *args: ((), apply(*args)))
 
 
-def on_policy_sampler(policy: Policy) -> Part:
+def bound(policy: Policy | Callable[[Any], Policy], hp: Any) -> Policy:
+    """The policy itself: one whose acting has hyperparameters is a function of them."""
+    return policy(hp) if callable(policy) else policy
+
+
+def on_policy_sampler(policy: Policy | Callable[[Any], Policy]) -> Part:
     """One rollout under the current parameters: out = (state, batch, metrics)."""
 
     def sample(s, _, t, hp, world):
         key, k = jax.random.split(s.key)
-        stage, batch, metrics = rollout(policy, s.params, s.stage, k, hp, world, hp.num_steps)
+        acting = bound(policy, hp)
+        stage, batch, metrics = rollout(acting, s.params, s.stage, k, hp, world, hp.num_steps)
         return s.replace(key=key, stage=stage), batch, metrics
 
     return stateless(sample)
@@ -181,11 +187,15 @@ def one_pass(step: Callable, carry: Any, b: Batch, key: Key, hp: Any, sequences:
     return jax.lax.scan(each, carry, (index, jax.random.split(k_step, hp.minibatches)))
 
 
-def total_loss(policy: Policy, surrogate: Callable, value_loss: Callable = squared_error):
+def total_loss(
+    policy: Policy | Callable[[Any], Policy],
+    surrogate: Callable,
+    value_loss: Callable = squared_error,
+):
     """mean(surrogate) + vf_coef mean(value_loss) - ent_coef mean(entropy), and its parts."""
 
     def loss(params, old_params, b, key, hp):
-        w = policy.judge(params, old_params, b, key)
+        w = bound(policy, hp).judge(params, old_params, b, key)
         policy_loss, value = surrogate(w, b, hp).mean(), value_loss(w, b, hp).mean()
         entropy = w.entropy().mean()
         gain = jnp.expm1(w.log_ratio)  # r - 1
@@ -199,7 +209,7 @@ def total_loss(policy: Policy, surrogate: Callable, value_loss: Callable = squar
 
 
 def sgd(
-    policy: Policy,
+    policy: Policy | Callable[[Any], Policy],
     surrogate: Callable,
     *,
     value_loss: Callable = squared_error,
@@ -257,7 +267,7 @@ def watched(update: Part, measure: Callable) -> Part:
 
 
 def on_policy(
-    policy: Policy,
+    policy: Policy | Callable[[Any], Policy],
     surrogate: Callable | None = None,
     *,
     sampler: Part | None = None,
@@ -271,6 +281,7 @@ def on_policy(
     """An algorithm from a policy and what its paper changes.
 
     Args:
+      policy: or hp -> policy, without memory, where acting has hyperparameters.
       surrogate: (View, Batch, hp) -> loss per sample; needed unless `update` is given.
       sampler: out = (state, batch, metrics). Default: one rollout under the current parameters.
       dual: out = `b.dual`, whatever the later parts want of it.
@@ -290,8 +301,8 @@ def on_policy(
 
     def init(key, hp, world):
         key, key_env, key_params, *keys = jax.random.split(key, 3 + len(parts))
-        stage = begin(policy, key_env, hp, world)
-        params = policy.init(key_params, stage.obs)
+        stage = begin(bound(policy, hp), key_env, hp, world)
+        params = bound(policy, hp).init(key_params, stage.obs)
         s = State(params, optimiser(hp).init(params), key, stage, {})
         for (name, part), k in zip(parts.items(), keys, strict=True):
             s = s.replace(slots=s.slots | {name: part.init(k, s, hp, world)})
@@ -313,10 +324,11 @@ def on_policy(
 
     def act(s, obs, memory, key, hp):
         start = jnp.zeros(rows(obs), bool)
-        action, _, _, memory = policy.act(s.params, see(s.stage, obs), start, memory, key)
+        seen = see(s.stage, obs)
+        action, _, _, memory = bound(policy, hp).act(s.params, seen, start, memory, key)
         return action, memory
 
-    return Algo(init, step, act, policy.memory)
+    return Algo(init, step, act, lambda n: () if callable(policy) else policy.memory(n))
 
 
 def make_with(surrogate: Callable, **parts: Any) -> Callable:
