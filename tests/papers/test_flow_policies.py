@@ -125,7 +125,7 @@ def test_fpo_acts_where_euler_s_method_carries_its_noise():
 
 @pytest.mark.equation("policyflow")
 def test_policyflow_s_ratio_is_of_the_velocity_s_change():
-    hp = cast(policyflow.PolicyFlow(flow_steps=2, std=0.4, ent_coef=0.0))
+    hp = cast(policyflow.PolicyFlow(flow_steps=2, brownian=0.01))
     policy = policyflow.policy(NETS, hp)
     old, new = (
         p | dict(log_std=jnp.log(jnp.array(s))) for p, s in ((OLD, [0.4, 0.3]), (NEW, [0.5, 0.2]))

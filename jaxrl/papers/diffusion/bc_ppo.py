@@ -27,8 +27,8 @@ PAPER = {
     "changes": "the policy begins as a clone of recorded data",
     "claim": "it improves on what it cloned, and sooner than PPO from nothing",
     "check": {
-        "on": {"experiments/datasets/pendulum-mixed.npz": 100_000},
-        "tune": {"lr": [1e-4, 3e-4, 1e-3]},
+        "on": {"experiments/datasets/pendulum-mixed.npz": 50_000},
+        "tune": {"lr": [3e-4, 1e-3, 3e-3]},
         "by": "mean episode_return",
         "arms": {
             "cloned": {"hyper": {"lr": 0.0}, "tune": {"clone_lr": [3e-4, 1e-3, 3e-3]}},

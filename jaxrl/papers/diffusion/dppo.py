@@ -35,8 +35,8 @@ PAPER = {
     "changes": "the policy is a diffusion, cloned first; each denoising step has its own ratio",
     "claim": "it improves on what it cloned, and no less than PPO improves a cloned Gaussian",
     "check": {
-        "on": {"experiments/datasets/pendulum-mixed.npz": 100_000},
-        "tune": {"lr": [1e-4, 3e-4, 1e-3]},
+        "on": {"experiments/datasets/pendulum-mixed.npz": 50_000},
+        "tune": {"lr": [3e-4, 1e-3, 3e-3]},
         "by": "last episode_return",
         "arms": {
             "cloned": {"hyper": {"lr": 0.0}, "tune": {"clone_lr": [3e-4, 1e-3, 3e-3]}},
@@ -51,7 +51,7 @@ PAPER = {
 @hyper
 class DPPO(FineTuned):
     eps: float = arg(0.2, "ε, clip range of the last step's ratio", "(0, inf)")
-    eps_first: float = arg(0.02, "ε_0, of the first one's that learns", "(0, inf)")
+    eps_first: float = arg(0.1, "ε_0, of the first one's that learns", "(0, inf)")
     gamma_denoise: float = arg(0.95, "γ_d, discount of a denoising step", "[0, 1]")
     std: float = arg(0.1, "σ_min, the least deviation of a step", "(0, inf)")
     denoise_steps: int = arg(10, "K, steps from noise to an action", "[2, inf)")
