@@ -9,9 +9,8 @@ would change, so that a ratio needs no likelihood along the flow:
 and the entropy of δ is paid for. From PPO it differs in the policy; with v a function of s alone
 and x₀ = 0 it is PPO.
 
-Checked against two adaptations of the authors' code, which agree in all this; not the text. Theirs
-also has a step size that adapts to the KL, and AdamW; here it is one of Adam's, as everywhere. A
-mode is what noise of 0 is carried to.
+Checked against two adaptations of the authors' code, which agree in all this; not the text. There
+a step size adapts to the KL, and AdamW takes it. A mode is what noise of 0 is carried to.
 """
 
 from functools import partial
@@ -38,8 +37,7 @@ PAPER = {
     "hyper": "PolicyFlow",
     "parent": "ppo",
     "changes": "a flow before the Gaussian; its ratio is of changes of the velocity",
-    "claim": "where one mode is not enough it beats a Gaussian, the more with its regulariser, and "
-    "elsewhere it is no worse",
+    "claim": "where one mode is not enough it beats a Gaussian, the more with its regulariser",
     "check": {
         "on": {"goals/hidden": 200_000, "Pendulum-v1": 100_000},
         "tune": {"lr": [1e-3, 3e-3], "std": [0.5, 1.0]},
