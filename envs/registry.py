@@ -102,6 +102,7 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
         *(f"{m}-velocity" for m in ("ant", "halfcheetah", "hopper", "walker2d")),
     ),
     "agents": ("spread", "foraging", "climbing", "penalty"),
+    "combinatorial": ("tsp", "knapsack"),
 }
 
 # What upstream offers and we do not, and why.
