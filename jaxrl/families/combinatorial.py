@@ -139,7 +139,9 @@ class Decoder(nn.Module):
 def modules(world: Any, network: Network) -> tuple[Encoder, Decoder]:
     """The networks for a world. InputError where it has no items, or they cannot be so."""
     check(network)
-    if not {"items", "marks", "left", "action_mask"} <= set(getattr(world, "observation_space", ())):
+    if not {"items", "marks", "left", "action_mask"} <= set(
+        getattr(world, "observation_space", ())
+    ):
         raise InputError(f"env: {world.name} shows no items; this method needs combinatorial/...")
     if len(set(network.hidden)) != 1:
         raise InputError(f"hidden: {network.hidden} are not one width or more, all the same")
