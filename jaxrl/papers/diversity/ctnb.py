@@ -64,7 +64,7 @@ PAPER = {
 class CTNB(Diversity):
     num_envs: int = 32
     num_steps: int = 32
-    threshold: float = arg(0.5, "r₀, how unlike the earlier ones a policy must be", "[0, inf)")
+    threshold: float = arg(0.25, "r₀, how unlike the earlier ones a policy must be", "[0, inf)")
     method: str = arg("ctnb", "how it is kept so", ("ctnb", "ipd", "tnb", "wsr", "ppo"))
     weight: float = arg(0.5, "α, of the task in the weighted sum", "[0, 1]")
     grace: int = arg(4, "t_S, steps of an episode before the barrier", "[0, inf)")
@@ -80,7 +80,7 @@ def bisector(f, g):
 
 
 DIRECTIONS = {
-    "ctnb": lambda f, g, U, hp: jnp.where(U < hp.threshold, bisector(f, g), f),
+    "ctnb": lambda f, g, U, hp: jnp.where(hp.threshold > U, bisector(f, g), f),
     "tnb": lambda f, g, U, hp: bisector(f, g),
     "wsr": lambda f, g, U, hp: hp.weight * f + (1 - hp.weight) * g,
     "ipd": lambda f, g, U, hp: f,
