@@ -81,7 +81,7 @@ class Set(struct.PyTreeNode):
 
 
 def distance(a: Any, b: Any) -> jax.Array:
-    """Of two distributions of actions, as a head puts them out: W2 of Gaussians, W1 of softmaxes."""
+    """Of two distributions of actions, as heads put them out: W2 of Gaussians, W1 of softmaxes."""
     if isinstance(a, dict):
         gap = jnp.square(a["loc"] - b["loc"]) + jnp.square(a["scale"] - b["scale"])
         return jnp.sqrt(gap.sum(-1))

@@ -32,8 +32,8 @@ PAPER = {
     "hyper": "Poppy",
     "parent": "pomo",
     "changes": "only the best member on an instance learns, from its lead over the second",
-    "claim": "at equal numbers of solutions the population's best is nearer to the optimum than that "
-    "of one policy or of members trained apart, and every member wins somewhere",
+    "claim": "at equal numbers of solutions the population's best is nearer to the optimum than one "
+    "policy's or that of members trained apart, and every member wins somewhere",
     "check": {
         "on": {"combinatorial/tsp": 1_000_000, "combinatorial/knapsack": 1_000_000},
         "tune": {"lr": [1e-3, 3e-3]},
