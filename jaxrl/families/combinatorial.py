@@ -16,8 +16,9 @@ their gradients. Then they go on from there, each on its own.
 Acting, a row has one member and one first item to begin with, spread evenly over the rows: what an
 evaluation reports is one attempt, by the mode. What the population is worth is a metric of
 training, of the best of its K x M sampled solutions: `best_return`, and where the world knows the
-optimum `gap`, what that lacks of it as a share. `episode_return` is the mean over all of them; `least_wins`
-the smallest share of instances that a member is the best on (ties are shared: 1/K at most).
+optimum `gap`, what that lacks of it as a share. `episode_return` is the mean over all of
+them; `least_wins` the smallest share of instances that a member is the best on (ties are shared:
+1/K at most).
 """
 
 import math

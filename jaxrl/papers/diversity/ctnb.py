@@ -38,9 +38,8 @@ PAPER = {
     "claim": "its policies are more unlike than PPO's at hardly less return, and return more than "
     "those of TNB and of a weighted sum; IPD is the more novel of the two",
     "check": {
-        "on": {"rooms/four": 160_000},
+        "on": {"rooms/four": 100_000},
         "tune": {"lr": [1e-3, 2.5e-3]},
-        "by": "last set_return",
         "arms": {
             "ipd": {"hyper": {"method": "ipd"}},
             "tnb": {"hyper": {"method": "tnb"}},
@@ -49,11 +48,11 @@ PAPER = {
         },
         "says": [
             "last set_novelty > ppo",
-            "last set_return > ppo - 0.05",
-            "last set_return > tnb",
-            "last set_return > wsr",
+            "final_return > ppo - 0.05",
+            "final_return > tnb",
+            "final_return > wsr",
             "last set_novelty of ipd > ctnb",
-            "last set_return of ipd > ppo - 0.05",
+            "final_return of ipd > ppo - 0.05",
         ],
     },
     "inert": {"weight": "the weighted sum's"},
