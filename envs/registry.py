@@ -103,6 +103,7 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
     ),
     "agents": ("spread", "foraging", "climbing", "penalty"),
     "goals": ("hidden",),
+    "combinatorial": ("tsp", "knapsack"),
 }
 
 # What upstream offers and we do not, and why.
