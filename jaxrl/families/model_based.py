@@ -73,6 +73,25 @@ def step(params: dict, obs, action, key, hp, noisy: bool) -> tuple:
     return *dynamics.read(said, params["scale"], obs), g.over > 0
 
 
+def expect(params: dict, obs, action, hp) -> tuple:
+    """(s', r, the probability that it goes on) by the members' mean."""
+    g = dynamics.guess(params["model"], params["scale"], obs, action, hp)
+    return *dynamics.read(g.mean.mean(0), params["scale"], obs), jax.nn.sigmoid(-g.over.mean(0))
+
+
+def worth(params: dict, obs, plans, hp) -> jax.Array:
+    """Σ r of plans [C, H, d] from an observation [D], each as likely as the episode lasts: [C]."""
+
+    def one(carry, action):
+        s, alive, total = carry
+        s, r, goes_on = expect(params, s, action, hp)
+        return (s, alive * goes_on, total + alive * r), None
+
+    C = plans.shape[0]
+    carry = jnp.broadcast_to(obs, (C, *obs.shape)), jnp.ones(C), jnp.zeros(C)
+    return jax.lax.scan(one, carry, plans.swapaxes(0, 1))[0][2]
+
+
 def imagine(act: Callable, params: dict, b: Transitions, key, hp, noisy: bool) -> Transitions:
     """A row for each of b's: the d-th step from its state, d drawn from 1 .. depth, or the last
     before a terminal; but real rows in a share of them.
