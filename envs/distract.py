@@ -1,14 +1,14 @@
 """Observations of which only some numbers matter: the others are a dynamical system of their own.
 
-    d' = tanh(W d),    W ~ N(0, gain² / count)
+    d' = sin(W d),    W ~ N(0, gain² / count)
 
 Actions do not move d and nothing is paid for it, so that a policy loses nothing by ignoring it. It
-is deterministic, but beyond a gain of 1 and with ten or more of them chaotic: to predict it takes a
-large model, which a small one has to choose against. Each episode begins with d uniform in
-[-1, 1]. W is drawn once, from `seed`; its gain is a leaf. An observation is the inner one and d.
+is deterministic, but beyond a gain of about 2 chaotic: to predict it takes a large model, and a
+small one that tries has less left for the rest. Each episode begins with d uniform in [-1, 1]. W is
+drawn once, from `seed`; its gain is a leaf. An observation is the inner one and d [count].
 
 In the manner of the distractors in "Value Gradient weighted Model-Based Reinforcement Learning" by
-Voelcker et al. 2022, arXiv 2204.01464, whose code has an unbounded linear map and sines instead.
+Voelcker et al. 2022, arXiv 2204.01464; their code has an unbounded linear map, and sines on top.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ class Distracted(Wrapper):
     def step(self, key, state, action):
         inner, d = state
         s = self.env.step(key, inner, action)
-        d = jnp.tanh(self.gain * self.weight @ d)
+        d = jnp.sin(self.gain * self.weight @ d)
         return s._replace(state=(s.state, d), obs=jnp.concatenate([s.obs, d]))
 
 
