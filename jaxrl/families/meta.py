@@ -56,7 +56,7 @@ class Meta(OnPolicy):
 
     @classmethod
     def smallest(cls) -> dict[str, dict]:
-        tiny = dict(num_envs=4, num_steps=20, pairs=4, inner=4)
+        tiny = dict(num_envs=4, num_steps=20, pairs=4, inner=4, lr=0.3, max_grad_norm=0.01)
         run, network = dict(env="levels/grid"), dict(hidden=())
         return dict(run=run, env_params=dict(max_steps=5), network=network, hyper=tiny)
 

@@ -50,7 +50,7 @@ class GROOVE(LPG):
     @classmethod
     def smallest(cls):
         small = super().smallest()
-        return small | dict(hyper=small["hyper"] | dict(buffer=8))
+        return small | dict(hyper=small["hyper"] | dict(buffer=8, ent_coef=0.3))
 
     def problem(self) -> str:
         if self.buffer < self.pairs:
