@@ -35,8 +35,15 @@ PAPER = {
     "hyper": "GROOVE",
     "parent": "lpg",
     "changes": "it learns on the levels where A2C is still better",
-    "claim": "",
-    "check": {},
+    "claim": "on new levels its rule does better than one from uniform levels, and than none",
+    "check": {
+        "on": {"levels/grid": 1_638_400},
+        "arms": {
+            "uniform": {"paper": "lpg"},
+            "untrained": {"paper": "lpg", "hyper": {"meta_lr": 0.0}},
+        },
+        "says": ["last fresh_fitness > untrained", "last fresh_fitness > uniform"],
+    },
 }
 
 

@@ -33,8 +33,12 @@ PAPER = {
     "hyper": "LPG",
     "parent": "a2c",
     "changes": "targets of policy and predictions are a network's, learned over whole runs",
-    "claim": "",
-    "check": {},
+    "claim": "evolution raises the return that a life under the rule reaches on new levels",
+    "check": {
+        "on": {"levels/grid": 1_638_400},
+        "arms": {"untrained": {"hyper": {"meta_lr": 0.0}}},
+        "says": ["last fresh_fitness > untrained"],
+    },
     "inert": {
         "lam": "there are no advantages",
         "ent_coef": "the rule decides",

@@ -36,8 +36,23 @@ PAPER = {
     "hyper": "VaGraM",
     "parent": "mbpo",
     "changes": "the model's errors are weighed by the value's gradient",
-    "claim": "",
-    "check": {},
+    "claim": "with a small model, among distractors, it beats maximum likelihood",
+    "check": {
+        "on": {"distract/pendulum": 5_000},
+        "hyper": {
+            "num_envs": 2,
+            "updates": 2,
+            "batch_size": 64,
+            "learning_starts": 500,
+            "lr": 3e-3,
+            "members": 2,
+            "units": 16,
+        },
+        "network": {"hidden": [32, 32]},
+        "tune": {"model_lr": [3e-3, 1e-2]},
+        "arms": {"mbpo": {"paper": "mbpo"}},
+        "says": ["final_return > mbpo"],
+    },
 }
 
 
