@@ -38,17 +38,10 @@ PAPER = {
     "changes": "it acts by plans that follow the gradient through the model",
     "claim": "its plans are as good as CEM's at the same cost; the hybrid beats its policy",
     "check": {
-        "on": {"Pendulum-v1": 2_000},
-        "hyper": {
-            "num_envs": 2,
-            "updates": 4,
-            "batch_size": 64,
-            "learning_starts": 500,
-            "lr": 3e-3,
-            "members": 2,
-        },
+        "on": {"Pendulum-v1": 2_500},
+        "hyper": {"num_envs": 2, "batch_size": 64, "lr": 3e-3, "model_lr": 3e-3, "members": 2},
         "network": {"hidden": [32, 32]},
-        "tune": {"model_lr": [1e-3, 3e-3]},
+        "tune": {"spread": [0.5, 1.0]},
         "arms": {
             "cem": {"hyper": {"planner": "cem"}},
             "hybrid": {"hyper": {"start": "policy"}},
