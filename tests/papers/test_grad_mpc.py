@@ -11,7 +11,7 @@ import envs
 from jaxrl import dynamics, planning
 from jaxrl.errors import InputError
 from jaxrl.families import model_based
-from jaxrl.hyper import cast, check
+from jaxrl.hyper import cast, check, replace
 from jaxrl.papers.model_based import grad_mpc
 from jaxrl.papers.model_based.grad_mpc import GradMPC
 from jaxrl.policies import Network
@@ -32,8 +32,8 @@ def value(plans):
 @functools.cache
 def learned(**changes):
     rng = np.random.default_rng(0)
-    small = dict(units=3, layers=1, members=2, length=H, candidates=C, rounds=4, elites=2)
-    hp = cast(GradMPC(**(small | changes)))
+    hp = GradMPC(units=3, layers=1, members=2, length=H, candidates=C, rounds=4, elites=2)
+    hp = cast(replace(hp, **changes))
     a = jnp.asarray(rng.uniform(-1, 1, (M, 1)), jnp.float32)
     b = transitions(rng, M, D, a)
     params = shaken(rng, jax.jit(LEARNER.init)(KEY, b.obs, hp))

@@ -7,7 +7,7 @@ import pytest
 
 from jaxrl.errors import InputError
 from jaxrl.families.meta import fresh_levels
-from jaxrl.hyper import cast, check
+from jaxrl.hyper import cast, check, replace
 from jaxrl.papers.meta import groove
 from jaxrl.papers.meta.groove import GROOVE
 from tests.papers.by_hand import KEY, quick
@@ -19,7 +19,7 @@ REGRET = np.array([0.4, -INF, 0.1, 0.9, -0.2, 0.0])
 
 
 def hyper(**changes):
-    return cast(GROOVE(**(dict(pairs=2, buffer=6, temperature=0.3) | changes)))
+    return cast(replace(GROOVE(pairs=2, buffer=6, temperature=0.3), **changes))
 
 
 def numbered(first, n):

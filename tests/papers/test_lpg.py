@@ -46,7 +46,7 @@ def test_the_targets_come_from_an_lstm_that_reads_backwards():
     done = rng.random((T, N)) < 0.3
     assert done[:-1].any() and not done.all()
     y, ahead = rng.normal(size=(2, T, N, WIDTH))
-    b = Batch(None, None, None, None, value=y, next_value=ahead, reward=r, done=done)
+    b = Batch(None, None, None, jnp.zeros(0, bool), value=y, next_value=ahead, reward=r, done=done)
     b = jax.tree.map(jnp.asarray, b.replace(old=dict(log_prob=log_prob)))
     got = quick(lambda eta, b: lpg.targets(eta, b, LPG(gamma=0.9)))(eta, b)
 

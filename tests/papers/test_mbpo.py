@@ -1,5 +1,6 @@
 """A learned model and what is imagined with it, arXiv 1906.08253: by hand, and where it ends."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxrl.core import Learner
 from jaxrl.errors import InputError
 from jaxrl.families import model_based
 from jaxrl.families.model_based import fit_model, imagine, likelihood
-from jaxrl.hyper import cast, check
+from jaxrl.hyper import cast, check, replace
 from jaxrl.papers.model_based import mbpo
 from jaxrl.papers.model_based.mbpo import MBPO
 from jaxrl.types import Transitions
@@ -26,7 +27,7 @@ M = 400
 
 
 def hyper(**changes) -> Any:
-    return cast(MBPO(**(dict(members=2, units=8, layers=1, n_step=1) | changes)))
+    return cast(replace(MBPO(members=2, units=8, layers=1), **changes))
 
 
 def model(b, hp, seed=0):
@@ -49,7 +50,7 @@ def test_terminals_are_learned_by_cross_entropy():
     g = dynamics.Guess(jnp.zeros(0), jnp.zeros(0), jnp.asarray(over))
     p = 1 / (1 + np.exp(-over[0]))
     want = -np.where(discount == 0, np.log(p), np.log(1 - p))
-    b = Transitions(None, None, None, jnp.asarray(discount), None)
+    b: Any = SimpleNamespace(discount=jnp.asarray(discount))
     np.testing.assert_allclose(dynamics.terminal(g, b)[0], want, rtol=1e-5)
 
 

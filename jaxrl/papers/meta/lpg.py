@@ -67,9 +67,9 @@ class Net(nn.Module):
             carry = jax.tree.map(lambda c: jnp.where(done[:, None], 0.0, c), carry)
             return cell(carry, x)
 
-        share = dict(variable_broadcast="params", split_rngs={"params": False})
         nothing = jnp.zeros((r.shape[1], UNITS))
-        backward = nn.scan(step, reverse=True, **share)
+        once = {"params": False}  # the same at each step
+        backward = nn.scan(step, variable_broadcast="params", split_rngs=once, reverse=True)
         h = nn.relu(backward(nn.LSTMCell(UNITS), (nothing, nothing), (x, done))[1])
         return nn.Dense(1)(h)[..., 0], jax.nn.log_softmax(nn.Dense(WIDTH)(h))
 
