@@ -101,6 +101,8 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
         "circle",
         *(f"{m}-velocity" for m in ("ant", "halfcheetah", "hopper", "walker2d")),
     ),
+    "levels": ("grid",),
+    "distract": ("pendulum", "cartpole"),
     "agents": ("spread", "foraging", "climbing", "penalty"),
     "goals": ("hidden",),
     "combinatorial": ("tsp", "knapsack"),
