@@ -2,17 +2,19 @@
 arXiv 1809.02925.
 
 GAIL off the policy: the discriminator D tells the expert's pairs from those of the whole replay
-buffer R, as if one policy had made them, and an actor-critic learns from what it says (algorithm 1):
+buffer R, as if one policy had made them, and what it says is the learner's reward (algorithm 1):
   max_D  E_{RE}[log D(s, a)] + E_R[log(1 - D(s, a))] - λ E[(‖∇D‖ - 1)²],
   r(s, a) = log D(s, a) - log(1 - D(s, a)),
-which is D's logit h, of either sign. Every row that is drawn is paid by the latest D.
+which is D's logit h, of either sign. Every row that is drawn is paid by the latest D. There are no
+importance weights.
 
-The learner is SAC, as in AILBoost's comparison with it; in the paper TD3. The buffer's distribution stands for the policy's, without importance weights. A terminal leads to
-an absorbing state whose reward is learned, too (`jaxrl/families/imitation.py`): its value is
-summed here, where the paper learns it from transitions to it and from it to itself.
+A terminal leads to an absorbing state whose reward is learned, too, so that there is no bonus for
+living on nor for dying (`jaxrl/families/imitation.py`). Its value is summed here; the paper learns
+it, from rows of the way there and of staying.
 
-Written from memory of the paper and checked against the form of it in AILBoost's released code,
-which has no absorbing states. Not checked: the text; D's network and how often it is updated.
+The learner is SAC, as in AILBoost's comparison with it; in the paper TD3. Checked against DAC in
+AILBoost's released code (the losses, λ = 10, one step of D to one of the learner), which has no
+absorbing states. Not checked: the text of the paper, from memory.
 """
 
 import jax
@@ -37,8 +39,9 @@ PAPER = {
     "claim": "from 40 steps of an expert it nearly does as well, where behaviour cloning does not",
     "check": {
         "on": {"experiments/datasets/pendulum-demos.npz": 8000},
-        "tune": {"lr": [1e-3, 3e-3]},
-        "arms": {"bc": {"paper": "bc"}},
+        "hyper": {"batch_size": 64},
+        "tune": {"lr": [1e-3, 3e-3], "disc_lr": [1e-4, 1e-3]},
+        "arms": {"bc": {"paper": "bc", "tune": {"lr": [3e-4, 1e-3, 3e-3, 1e-2]}}},
         "says": ["final_return > -300", "final_return > bc + 200"],
     },
 }
