@@ -1,5 +1,5 @@
-"""Datasets for the claims of offline papers: random, medium, expert and mixed, 10,000 rows each; and
-for those of imitation "demos", every 20th step of the expert's first 4 episodes.
+"""Datasets for claims. Of offline papers: random, medium, expert and mixed, 10,000 rows each. Of
+imitation: demos, every 20th step of the expert's first 4 episodes.
 
     python experiments/datasets.py [--folder experiments/datasets] [--rows 10000]
 
@@ -22,7 +22,7 @@ from jaxrl.cli.output import speaker
 from jaxrl.run import dataset
 from jaxrl.run.stats import describe
 
-ABOUT = "Datasets for the claims of offline papers."
+ABOUT = "Datasets for the claims of offline papers and of imitation."
 HOME = Path(__file__).parent / "datasets"
 LEVELS = {"medium": 3000, "expert": 10_000}  # steps of SAC
 SETS: dict[str, dict] = {  # which policies, in equal parts
