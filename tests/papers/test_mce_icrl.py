@@ -118,7 +118,7 @@ def learned(causal):
     w = envs.make("tabular/forbidden")
     w = w.replace(env=tables())
     hp = MCEICRL(demos=0, lr=10.0, causal=causal)
-    return quick(lambda: train(mce_icrl.make(w), KEY, hp, w, 1500))()
+    return quick(lambda: train(mce_icrl.make(w), KEY, hp, w, 600))()
 
 
 def test_exact_visits_give_the_expert_s_policy_and_price_what_it_avoids():
