@@ -140,7 +140,8 @@ def discriminator(network: Network, loss: Callable, bounded: bool = False) -> tu
     """Its `apply(params, x [M, n]) -> [M]`, and `init(key, x)` and `update(params, opt, expert,
     replay, key, t, hp)`, which takes rows of both; else as `imitation` has it."""
     net = Actor(1, partial(MLP, network.hidden, network.activation), bounded)
-    D: Any = lambda params, x: net.apply(params, x)[..., 0]
+    apply: Any = net.apply
+    D = lambda params, x: apply(params, x)[..., 0]
 
     def update(params, opt, expert, replayed, key, t, hp):
         k_expert, k_replay, k_between = jax.random.split(key, 3)
