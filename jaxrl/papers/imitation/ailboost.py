@@ -37,7 +37,7 @@ PAPER = {
     "hyper": "AILBoost",
     "parent": "dac",
     "changes": "a mixture of policies, and replay weighted as the mixture is",
-    "claim": "from 40 steps of an expert it imitates it better than DAC does",
+    "claim": "from 40 steps of an expert, in 8,000 of its own, it imitates better than DAC",
     "check": {
         "on": {"experiments/datasets/pendulum-demos.npz": 8000},
         "hyper": {"batch_size": 64},

@@ -38,7 +38,7 @@ PAPER = {
     "changes": "its reward is what tells the expert's steps from those of the replay buffer",
     "claim": "from 40 steps of an expert it nearly does as well, where behaviour cloning does not",
     "check": {
-        "on": {"experiments/datasets/pendulum-demos.npz": 8000},
+        "on": {"experiments/datasets/pendulum-demos.npz": 16_000},
         "hyper": {"batch_size": 64},
         "tune": {"lr": [1e-3, 3e-3], "disc_lr": [1e-4, 1e-3]},
         "arms": {"bc": {"paper": "bc", "tune": {"lr": [3e-4, 1e-3, 3e-3, 1e-2]}}},
