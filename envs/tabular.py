@@ -9,6 +9,8 @@ of `end` ends the episode; there P stays and r is 0, so that the tables alone te
     cliff    4 x 4 cells, from the lower left corner to the lower right; a push down, at times, over
              the cells between them costs 10 and leads back; a step costs 1
     maze     6 x 6 cells with two walls, 1 for reaching the far corner
+    forbidden  5 x 5 cells, from the lower left corner to the lower right, a step pays -1; the cells
+             between them and one above cost 1 a step, which the reward does not tell
     queues   two queues and one server; the cost is how many wait
     inventory  a stock from 4 owed to 7 held; an action orders 0 to 4, which arrive at once, then up
              to 4 are demanded; each that is held costs, each that is owed costs more, and an order
@@ -16,7 +18,8 @@ of `end` ends the episode; there P stays and r is 0, so that the tables alone te
     tolls    a round trip, 1 for each cell that is left: the free road leaves it at times, in the
              first cells less often than in the last, the other road always, for a toll that rises
 
-`c` [K, S, A] are costs, each a further reward (`objectives`), where a task has them: `tolls`, one.
+`c` [K, S, A] are costs, each a further reward (`objectives`), where a task has them: `tolls` and
+`forbidden`, one.
 
 `controllers` [M, S, A] are policies that a task comes with: one for each action, always played, or
 in `random` some that were drawn.
@@ -135,6 +138,15 @@ def cliff(slip: float, fall: float) -> tuple:
     return P, r, np.eye(16)[12], end
 
 
+def forbidden(slip: float) -> tuple:
+    P = walk(5, 5, set(), slip)
+    end = np.arange(25) == 24
+    r = np.full((25, 4), -1.0)
+    absorb(P, r, end)
+    c = np.isin(np.arange(25), (17, 21, 22, 23)).astype(float)[:, None].repeat(4, 1)
+    return P, r, np.eye(25)[20], end, dict(c=c[None])
+
+
 def queues(arrive: float, serve: float) -> tuple:
     """State 5 i + j: i and j wait, at most 4 each. One served job leaves with probability `serve`;
     then one joins each queue, the first with `arrive`, the second with half of it."""
@@ -190,6 +202,7 @@ TABLE = {
     "chain": (chain, dict(length=6, slip=0.1), 30),
     "cliff": (cliff, dict(slip=0.1, fall=10.0), 60),
     "maze": (maze, dict(slip=0.1), 60),
+    "forbidden": (forbidden, dict(slip=0.2), 60),
     "queues": (queues, dict(arrive=0.4, serve=0.8), 60),
     "inventory": (inventory, dict(demand=0.5, hold=0.1, short=0.4, price=0.2), 60),
     "random": (garnet, dict(seed=0, states=8), 40),

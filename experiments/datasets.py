@@ -1,4 +1,5 @@
-"""Datasets for the claims of offline papers: random, medium, expert and mixed, 10,000 rows each.
+"""Datasets for claims. Of offline papers: random, medium, expert and mixed, 10,000 rows each. Of
+imitation: demos, every 20th step of the expert's first 4 episodes.
 
     python experiments/datasets.py [--folder experiments/datasets] [--rows 10000]
 
@@ -13,12 +14,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import jaxrl
+from envs import dataset as files
 from jaxrl.cli.output import speaker
 from jaxrl.run import dataset
 from jaxrl.run.stats import describe
 
-ABOUT = "Datasets for the claims of offline papers."
+ABOUT = "Datasets for the claims of offline papers and of imitation."
 HOME = Path(__file__).parent / "datasets"
 LEVELS = {"medium": 3000, "expert": 10_000}  # steps of SAC
 SETS: dict[str, dict] = {  # which policies, in equal parts
@@ -27,6 +31,15 @@ SETS: dict[str, dict] = {  # which policies, in equal parts
     "expert": dict(runs=("expert",)),
     "mixed": dict(runs=("medium", "expert"), random=True),
 }
+EPISODES, EVERY = 4, 20  # of the demonstrations (thinned as by Ho and Ermon 2016)
+
+
+def thinned(data: files.Dataset, episodes: int, every: int) -> files.Dataset:
+    """Every so many-th row of the first episodes, each a trajectory of its own."""
+    rows = np.arange(0, data.ends[episodes - 1] + 1, every)
+    ahead = files.ahead(data)[0][rows]
+    kept = {k: getattr(data, k)[rows] for k in files.Dataset._fields[:5]}
+    return files.Dataset(**kept, ends=np.arange(len(rows)), final_obs=ahead)
 
 
 def main() -> None:
@@ -35,8 +48,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    files = {kind: asked.folder / f"pendulum-{kind}.npz" for kind in SETS}
-    wanted = {kind: path for kind, path in files.items() if not path.exists()}
+    paths = {kind: asked.folder / f"pendulum-{kind}.npz" for kind in SETS}
+    wanted = {kind: path for kind, path in paths.items() if not path.exists()}
     with tempfile.TemporaryDirectory() as scratch:
         runs = {level: Path(scratch) / level for level in LEVELS if wanted}
         for level, folder in runs.items():
@@ -50,6 +63,10 @@ def main() -> None:
             made |= dict(env="" if of else "Pendulum-v1", say=speaker())
             returns = dataset.make(path, of, **made)["returns"]
             print(f"{path}: {returns['mean']:.1f} over {returns['episodes']} episodes", flush=True)
+    if not (demos := asked.folder / "pendulum-demos.npz").exists():
+        data, about = files.read(paths["expert"])
+        about |= dict(kind="demos", thinned=dict(episodes=EPISODES, every=EVERY))
+        files.write(demos, thinned(data, EPISODES, EVERY), about)
 
 
 if __name__ == "__main__":

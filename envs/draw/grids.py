@@ -132,13 +132,16 @@ def tabular(env: Any) -> Drawing | None:
     P, r, end = (np.asarray(x) for x in (env.P, env.r, env.end))
     if P.ndim != 3:  # several tables in one
         return None
-    w = {"tabular/maze": 6, "tabular/cliff": 4, "tabular/chain": min(len(r), 10)}.get(env.name)
+    wide = {"tabular/maze": 6, "tabular/cliff": 4, "tabular/forbidden": 5}
+    w = (wide | {"tabular/chain": min(len(r), 10)}).get(env.name)
     if not w:
         return None
     h = -(-len(r) // w)
     entered = P.sum(1) * (1 - np.eye(len(r)))  # from any other cell
     wall = (entered.sum(0) == 0) & (np.asarray(env.rho) == 0)
     bad = r.mean(1) < np.median(r.mean(1)) - 1e-6 if env.name == "tabular/cliff" else wall & False
+    if env.name == "tabular/forbidden":
+        bad = np.asarray(env.c)[0].mean(1) > 0
 
     def paint(canvas: Canvas, episode: Episode, t: int) -> None:
         colours = plain(w, h)

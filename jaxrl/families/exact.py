@@ -91,6 +91,23 @@ def occupancy(mdp: Any, pi: jax.Array, gamma: Any) -> jax.Array:
     return (1 - gamma) * jnp.linalg.solve(jnp.eye(len(r)) - gamma * P.T, mdp.rho)
 
 
+def counted(key: Key, mdp: Any, pi: jax.Array, gamma: Any, episodes: int, steps: int) -> jax.Array:
+    """`occupancy` [S] as it is counted in episodes of a policy, but for their ends."""
+
+    def one(s, k):
+        k_act, k_move = jax.random.split(k)
+        a = jax.random.categorical(k_act, jnp.log(pi[s]))
+        return jax.random.categorical(k_move, jnp.log(mdp.P[s, a])), s
+
+    def play(key):
+        k, key = jax.random.split(key)
+        s = jax.random.categorical(k, jnp.log(mdp.rho))
+        s = jax.lax.scan(one, s, jax.random.split(key, steps))[1]
+        return jnp.zeros(len(mdp.r)).at[s].add((1 - gamma) * gamma ** jnp.arange(steps))
+
+    return jnp.where(mdp.end, 0.0, jax.vmap(play)(jax.random.split(key, episodes)).mean(0))
+
+
 def expected_return(mdp: Any, pi: jax.Array, gamma: Any) -> jax.Array:
     """J, discounted."""
     return mdp.rho @ value(mdp, pi, gamma)

@@ -239,15 +239,23 @@ def explorer(learner: Learner, world: Any, t: Any, hp: Any) -> Policy:
     return Policy(learner.init, learner.memory, act, judge)
 
 
+def collect(learner: Learner, s: Any, key: Key, t: Any, hp: Any, world: Any) -> tuple:
+    """An iteration's steps: the stage after them, rows [N, T] for the buffer, and metrics."""
+    policy = explorer(learner, world, t, hp)
+    stage, b, metrics = unjudged(policy, s.params, s.stage, key, hp, world, hp.num_steps)
+    b = b.replace(start=None, record=(), memory=())
+    return stage, jax.tree.map(lambda x: x.swapaxes(0, 1), b), metrics
+
+
+def blank(rows: Any) -> Any:
+    """What a buffer begins with, from the shapes of rows [N, T, ...]: one row of zeros."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape[2:], x.dtype), rows)
+
+
 def off_policy(learner: Learner) -> Algo:
     """An algorithm from a learner."""
 
-    def collect(s, key, t, hp, world):
-        """The stage after it, rows [N, T] for the buffer, and metrics."""
-        policy = explorer(learner, world, t, hp)
-        stage, b, metrics = unjudged(policy, s.params, s.stage, key, hp, world, hp.num_steps)
-        b = b.replace(start=None, record=(), memory=())
-        return stage, jax.tree.map(lambda x: x.swapaxes(0, 1), b), metrics
+    play = partial(collect, learner)
 
     def learn(params, opt, key, buffer, t, hp):
         def one(carry, x):
@@ -268,13 +276,12 @@ def off_policy(learner: Learner) -> Algo:
         stage = begin(explorer(learner, world, 0, hp), key_env, hp, world)
         params = learner.init(key_params, stage.obs, hp)
         s = State(params, learner.opt(params, hp), key, stage, (), jnp.int32(0))
-        rows = jax.eval_shape(lambda: collect(s, key, 0, hp, world)[1])
-        row = jax.tree.map(lambda x: jnp.zeros(x.shape[2:], x.dtype), rows)
-        return s.replace(buffer=replay(hp).init(row))
+        rows = jax.eval_shape(lambda: play(s, key, 0, hp, world)[1])
+        return s.replace(buffer=replay(hp).init(blank(rows)))
 
     def step(s, t, hp, world):
         key, k_collect, k_learn = jax.random.split(s.key, 3)
-        stage, rows, metrics = collect(s, k_collect, t, hp, world)
+        stage, rows, metrics = play(s, k_collect, t, hp, world)
         buffer = replay(hp).add(s.buffer, rows)
         now = lambda: learn(s.params, s.opt, k_learn, buffer, t, hp)
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(now)[1])
