@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl.errors import InputError
+from jaxrl.families import exact
 from jaxrl.types import Key
 
 
@@ -43,6 +44,16 @@ def best(P: jax.Array, r: jax.Array, gamma: Any = 1.0):
     return backward(P, r, lambda Q, _: Q.max(-1), None, gamma)
 
 
+def worth(mdp: Any, pi: jax.Array, gamma: Any = 1.0) -> jax.Array:
+    """J, of an episode from the starts."""
+    return mdp.rho @ values(mdp.P, mdp.r, pi, gamma)[1][0]
+
+
+def most(mdp: Any, r: jax.Array, gamma: Any = 1.0) -> jax.Array:
+    """J of the best policy for rewards [H, S, A]."""
+    return mdp.rho @ best(mdp.P, r, gamma)[1][0]
+
+
 def occupancy(P: jax.Array, rho: jax.Array, pi: jax.Array) -> jax.Array:
     """d [H, S]: where an episode is at each step."""
 
@@ -71,3 +82,14 @@ def episode(key: Key, P: jax.Array, rho: jax.Array, pi: jax.Array, first: Any = 
         return chosen(P[s, a], u[1]), (s, a)
 
     return jax.lax.scan(on, start, (jnp.arange(len(pi)), pi, u))[1]
+
+
+def play(pi: jax.Array, obs: jax.Array, step: jax.Array, key: Key | None):
+    """Actions [N] for states seen as rows [N, S]; the memory counts an episode's steps."""
+    now = pi[jnp.minimum(step, len(pi) - 1)]
+    return exact.draw(jnp.einsum("ns,nsa->na", obs, now), key), step + 1
+
+
+def memory(n: int) -> jax.Array:
+    """Of `play`, at the start of n episodes."""
+    return jnp.zeros(n, jnp.int32)

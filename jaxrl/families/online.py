@@ -127,17 +127,6 @@ class Seen(NamedTuple):
     occupancy: jax.Array
 
 
-def timed(pi: jax.Array, obs: jax.Array, step: jax.Array, key: Key | None):
-    """Actions [N] of pi [H, S, A]; the memory counts an episode's steps."""
-    now = pi[jnp.minimum(step, len(pi) - 1)]
-    return exact.draw(jnp.einsum("ns,nsa->na", obs, now), key), step + 1
-
-
-def counter(n: int) -> jax.Array:
-    """The memory of `timed` at the start of n episodes."""
-    return jnp.zeros(n, jnp.int32)
-
-
 def episodes(world: Any) -> Protocol:
     """A round is an episode, of a policy [H, S, A]. Losses are 0 or 1; their means are fixed
     (stochastic), or the world's tables take turns in phases that the learner does not know
@@ -157,17 +146,16 @@ def episodes(world: Any) -> Protocol:
         r = r[phase(t) % len(r)]
         s, a = episodic.episode(k, mdp.P, mdp.rho, pi)
         loss = (jax.random.uniform(k_loss, (H,)) >= r[s, a]).astype(r.dtype)
-        J = mdp.rho @ episodic.values(mdp.P, r, pi)[1][0]
-        most = lambda r: mdp.rho @ episodic.best(mdp.P, r)[1][0]
+        J = episodic.worth(mdp.replace(r=r), pi)
         account = account + r - J / H
         metrics = dict(
-            regret=span * most(account),
+            regret=span * episodic.most(mdp, account),
             episode_return=H * low + span * J,
-            gap=span * (most(jnp.broadcast_to(r, account.shape)) - J),
+            gap=span * (episodic.most(mdp, jnp.broadcast_to(r, account.shape)) - J),
         )
         return account, Seen(s, a, loss, episodic.occupancy(mdp.P, mdp.rho, pi)), metrics
 
-    return Protocol(begin, play, timed, counter)
+    return Protocol(begin, play, episodic.play, episodic.memory)
 
 
 # ---- a single stream -------------------------------------------------------------------------

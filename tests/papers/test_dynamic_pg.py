@@ -79,7 +79,7 @@ def test_offers_are_taken_by_the_rule_of_optimal_stopping():
     algo, hp = dynamic_pg.make(world), cast(DynamicPG(lr=2000.0))
     s, m = jax.jit(lambda k: train(algo, k, hp, world, 200))(jax.random.key(0))
     x, v = np.arange(1, 6) / 5, 0.0
-    for h in reversed(range(5)):
+    for _ in range(5):
         v = np.maximum(x, v).mean()
     np.testing.assert_allclose(s.most, v, atol=1e-6)
     assert m["gap"][-1] < 0.01
