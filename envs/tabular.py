@@ -17,6 +17,16 @@ of `end` ends the episode; there P stays and r is 0, so that the tables alone te
     random   a Garnet: each action leads to a few states, rewards uniform; `seed` draws another
     tolls    a round trip, 1 for each cell that is left: the free road leaves it at times, in the
              first cells less often than in the last, the other road always, for a toll that rises
+    stopping   an offer a step, uniform: take it and be paid, or wait for the next; at the end of
+             the episode nothing is paid, so that what one should take falls with the step
+    riverswim  left goes down the river, right seldom up; 0.005 for left at the source, 1 for right
+             at the far end (Strehl and Littman 2008, as Osband et al. 2013 have it)
+    steady   four states that every action mixes; in each one action pays 1 more often by `gap`
+    switching  the same, but which action pays changes with the phases of `turns`, each half as
+             long again as the one before
+
+`turns` [M, S, A] are mean rewards that take turns from episode to episode, for an online method
+(`jaxrl/families/online.py`), which has the clock; played, the table pays their mean.
 
 `c` [K, S, A] are costs, each a further reward (`objectives`), where a task has them: `tolls` and
 `forbidden`, one.
@@ -51,6 +61,7 @@ class Tabular:
     controllers: jax.Array  # [M, S, A]
     name: str = struct.field(pytree_node=False)
     c: Any = ()  # [K, S, A]; () for none
+    turns: Any = ()  # [M, S, A]; () where r is always what is paid
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -198,6 +209,47 @@ def tolls(length: float) -> tuple:
     return P, r, np.eye(n)[0], np.zeros(n, bool), dict(c=c[None])
 
 
+def stopping(offers: float) -> tuple:
+    """The last state is that something was taken."""
+    n = int(offers)
+    P, r, end = np.zeros((n + 1, 2, n + 1)), np.zeros((n + 1, 2)), np.arange(n + 1) == n
+    P[:, 0, :n], P[:, 1, n], r[:n, 1] = 1 / n, 1.0, np.arange(1, n + 1) / n
+    absorb(P, r, end)
+    return P, r, np.where(end, 0.0, 1 / n), end
+
+
+def riverswim(length: float) -> tuple:
+    n = int(length)
+    P, r = np.zeros((n, 2, n)), np.zeros((n, 2))
+    for s in range(n):
+        P[s, 0, max(s - 1, 0)] = 1.0
+        up, stay = (0.6, 0.4) if s == 0 else (0.35, 0.6)
+        if s == n - 1:
+            up, stay = 0.0, 0.6
+        P[s, 1, min(s + 1, n - 1)] += up
+        P[s, 1, s] += stay
+        P[s, 1, max(s - 1, 0)] += 1 - up - stay
+    r[0, 0], r[-1, 1] = 0.005, 1.0
+    return P, r, np.eye(n)[0], np.zeros(n, bool)
+
+
+def mixed() -> np.ndarray:
+    """P of four states and three actions, each next state likely enough."""
+    near = np.array([[np.roll(np.eye(4)[s], a + 1) for a in range(3)] for s in range(4)])
+    return 0.4 * near + 0.15
+
+
+def steady(gap: float) -> tuple:
+    r = np.where(np.arange(3) == np.arange(4)[:, None] % 3, 0.5 + gap / 2, 0.5 - gap / 2)
+    return mixed(), r, np.full(4, 0.25), np.zeros(4, bool)
+
+
+def switching(gap: float) -> tuple:
+    P, r, rho, end = steady(gap)
+    turns = np.stack([r, np.roll(r, 1, 1)])
+    return P, turns.mean(0), rho, end, dict(turns=turns)
+
+
 TABLE = {
     "chain": (chain, dict(length=6, slip=0.1), 30),
     "cliff": (cliff, dict(slip=0.1, fall=10.0), 60),
@@ -207,11 +259,15 @@ TABLE = {
     "inventory": (inventory, dict(demand=0.5, hold=0.1, short=0.4, price=0.2), 60),
     "random": (garnet, dict(seed=0, states=8), 40),
     "tolls": (tolls, dict(length=5), 40),
+    "stopping": (stopping, dict(offers=5), 10),
+    "riverswim": (riverswim, dict(length=6), 60),
+    "steady": (steady, dict(gap=0.2), 3),
+    "switching": (switching, dict(gap=0.2), 3),
 }
 RANGES = (
-    dict.fromkeys(("slip", "arrive", "serve", "demand"), (0.0, 1.0))
+    dict.fromkeys(("slip", "arrive", "serve", "demand", "gap"), (0.0, 1.0))
     | dict.fromkeys(("fall", "hold", "short", "price"), (0.0, np.inf))
-    | dict(length=(2, 100), states=(2, 100), seed=(0, 2**31))
+    | dict(length=(2, 100), states=(2, 100), offers=(2, 100), seed=(0, 2**31))
 )
 
 

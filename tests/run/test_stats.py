@@ -4,7 +4,7 @@ import numpy as np
 import scipy.stats
 
 from jaxrl.run.report import filled, thin
-from jaxrl.run.stats import difference, improvement, interval, iqm, summarise
+from jaxrl.run.stats import difference, improvement, interval, iqm, slope, summarise
 from jaxrl.run.train import final
 
 
@@ -87,3 +87,25 @@ def test_curves_carry_the_last_value_over_gaps():
     steps, x = thin(np.arange(1, 7), np.array([[1, 3, nan, 5, nan, nan]]), 3)
     np.testing.assert_array_equal(steps, [2, 4, 6])
     np.testing.assert_array_equal(x, [[2, 5, nan]])
+
+
+def test_a_slope_is_the_power_that_a_curve_grows_by():
+    at = np.array([10, 100, 1000, 10_000])
+    got, between = slope(np.stack([3 * at**0.5, 5 * at**0.5]), at)
+    np.testing.assert_allclose([got, *between], 0.5, atol=1e-12)
+    # of the mean curve: a constant and a line mix to what polyfit says of their mean
+    curves = np.stack([np.full(4, 50.0), at * 1.0, at * 2.0])
+    got, (low, high) = slope(curves, at)
+    np.testing.assert_allclose(got, np.polyfit(np.log(at), np.log(curves.mean(0)), 1)[0])
+    assert low < 0.1 and high > 0.98
+    assert np.isnan(slope(-curves, at)[0]) and np.isnan(slope(curves[:1], at)[1]).all()
+
+
+def test_a_slope_s_interval_covers_as_often_as_it_says():
+    rng, at = np.random.default_rng(5), np.geomspace(10, 1000, 6)
+    hits = 0
+    for _ in range(200):
+        noise = rng.normal(size=(40, 6)).cumsum(1) * 0.05
+        low, high = slope(at**0.5 * (1 + noise), at, draws=200)[1]
+        hits += low <= 0.5 <= high
+    assert 0.85 < hits / 200 < 0.99
