@@ -84,10 +84,9 @@ PROBES = ("one", "sign", "delay", "action", "match", "constant")  # each with `-
 OWN = {  # module of this package: its environments, "<module>/<name>"
     "probe": tuple(f"{p}{tail}" for p in PROBES for tail in ("", "-continuous")),
     "grid": ("fetch", "fetch-onehot"),
-    "tabular": ("chain", "cliff", "maze", "queues", "inventory", "random", "tolls", "forbidden"),
     "tabular": (
-        *("chain", "cliff", "maze", "queues", "inventory", "random", "tolls", "stopping"),
-        *("riverswim", "steady", "switching"),
+        *("chain", "cliff", "maze", "queues", "inventory", "random", "tolls", "forbidden"),
+        *("stopping", "riverswim", "steady", "switching"),
     ),
     "cover": ("biodiversity", "coverage"),
     "rooms": ("four",),
