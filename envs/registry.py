@@ -80,6 +80,8 @@ PLAYGROUND = (
     "WalkerWalk",
 )
 
+JAXMARL = ("MPE_simple_spread_v3", "overcooked")  # of teams whose agents are alike
+
 PROBES = ("one", "sign", "delay", "action", "match", "constant")  # each with `-continuous` too
 OWN = {  # module of this package: its environments, "<module>/<name>"
     "probe": tuple(f"{p}{tail}" for p in PROBES for tail in ("", "-continuous")),
@@ -123,6 +125,7 @@ def _table() -> dict[str, str]:
     table |= {f"brax/{m}": "brax" for m in BRAX}
     table |= {f"brax/{m}/{b}": "brax" for m, bs in BRAX.items() for b in bs[1:]}
     table |= {f"playground/{m}": "playground" for m in PLAYGROUND}
+    table |= {f"jaxmarl/{m}": "jaxmarl" for m in JAXMARL}
     return table | {f"{module}/{name}": module for module in OWN for name in OWN[module]}
 
 
@@ -138,8 +141,9 @@ def _default_backend(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, a module
-    of our own (`OWN`) or custom: for defaults that go by class. Of a dataset its environment's."""
+    """classic, control (its continuous actions), bsuite, minatar, misc, brax, playground, jaxmarl,
+    a module of our own (`OWN`) or custom: for defaults that go by class. Of a dataset its
+    environment's."""
     if _dataset(name):
         return kind(environment(name))
     table, name = _table(), _default_backend(name)
@@ -207,6 +211,10 @@ def make_env(name: str, **params: Any) -> Any:
             from envs.adapters import playground_env
 
             env = playground_env.make(name, **params)
+        case "jaxmarl":
+            from envs.adapters import jaxmarl_env
+
+            env = jaxmarl_env.make(name, **params)
         case own if own in OWN:
             env = importlib.import_module(f"envs.{own}").make(name, **params)
         case _:

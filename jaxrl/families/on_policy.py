@@ -93,6 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 } | dict.fromkeys(("classic", "bsuite", "misc"), dict(lr=Linear(2.5e-3, 0.0)))
 PRESETS["playground"] = PRESETS["brax"]
 PRESETS["agents"] = dict(num_envs=16, num_steps=50, epochs=10, minibatches=1, lr=2.5e-3)
+PRESETS["jaxmarl"] = PRESETS["agents"]
 NETWORKS: dict[str, dict[str, Any]] = {"minatar": dict(activation="relu")}
 SMALLEST: dict[str, dict[str, Any]] = dict(
     run=dict(env="CartPole-v1"),

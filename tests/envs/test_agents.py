@@ -419,3 +419,25 @@ def test_worlds_are_mapped_over_their_physics():
     v = fast(jax.vmap(velocities))(jnp.array([0.0, 0.5, 1.0]))
     push = 0.5 * np.array([(-1, 0), (1, 0), (0, -1)] * 2)
     np.testing.assert_allclose(v, np.stack([2 * push, 1.5 * push, push]), atol=1e-4)
+
+
+def test_jaxmarl_s_spread_steps_as_jaxmarl():
+    """A row an agent, what all are paid, and a time limit that truncates."""
+    jaxmarl = pytest.importorskip("jaxmarl")
+    world = envs.make("jaxmarl/MPE_simple_spread_v3", max_steps=4)
+    assert world.agents == 3 and check("jaxmarl/MPE_simple_spread_v3", steps=30) == []
+    theirs = jaxmarl.make("MPE_simple_spread_v3", max_steps=4)
+    key = jax.random.key(3)
+    obs, state = theirs.reset(jax.random.split(key, 1)[0])
+    ours, seen = world.reset(key, 1)
+    step = jax.jit(world.step)
+    for t in range(4):
+        for i, a in enumerate(theirs.agents):
+            np.testing.assert_allclose(seen["obs"][i], obs[a], rtol=1e-5)
+        action = jnp.array([t % 5, 1, 2])
+        chosen = dict(zip(theirs.agents, action))
+        obs, state, reward, _, _ = theirs.step_env(key, state, chosen)
+        ours, tr = step(jax.random.fold_in(key, t), ours, action)
+        seen = tr.final_obs
+        np.testing.assert_allclose(tr.reward, [reward[a] for a in theirs.agents], rtol=1e-4)
+        assert bool(tr.truncated.all()) == (t == 3) and not tr.terminated.any()

@@ -85,10 +85,17 @@ def test_wrong_names_and_parameters():
     assert "did you mean gravity_scale?" in fails(envs.make, "brax/inverted_pendulum", gravity=2.0)
 
 
-def test_playground_says_how_to_install_it():
-    if __import__("importlib.util").util.find_spec("mujoco_playground"):
+@pytest.mark.parametrize(
+    ("extra", "package", "name"),
+    [
+        ("playground", "mujoco_playground", "playground/CartpoleBalance"),
+        ("jaxmarl", "jaxmarl", "jaxmarl/overcooked"),
+    ],
+)
+def test_an_extra_says_how_to_install_it(extra, package, name):
+    if __import__("importlib.util").util.find_spec(package):
         pytest.skip("installed")
-    assert "pip install 'jaxrl[playground]'" in fails(envs.make, "playground/CartpoleBalance")
+    assert f"pip install 'jaxrl[{extra}]'" in fails(envs.make, name)
 
 
 @pytest.mark.parametrize(
