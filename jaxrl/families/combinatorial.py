@@ -248,7 +248,7 @@ def combinatorial(world: Any, network: Network, weigh: Callable = shared_baselin
     def log_prob(params, x: Solutions):
         """Of each solution but its first item, [B, K, M]; and the entropy of a choice."""
         h = encoder.apply(params["encoder"], x.items)
-        logits = jax.vmap(partial(decode, params["decoders"], h))(x.obs)
+        logits: Any = jax.vmap(partial(decode, params["decoders"], h))(x.obs)
         log_p = nn.log_softmax(logits)
         chosen = jnp.take_along_axis(log_p, x.action[..., None], -1)[..., 0]
         entropy = -(jnp.exp(log_p) * log_p).sum(-1)
@@ -288,8 +288,8 @@ def combinatorial(world: Any, network: Network, weigh: Callable = shared_baselin
         decoders = jax.tree.map(lambda x: x[memory % K], s.params["decoders"])
         h = encoder.apply(s.params["encoder"], obs["items"])
         look = jax.tree.map(lambda x: x[:, None, None], seen(obs))
-        each = lambda p, h, look: decoder.apply(p, h[None], **look)[0, 0]
-        logits = jax.vmap(each)(decoders, h, look)
+        each: Any = lambda p, h, look: decoder.apply(p, h[None], **look)
+        logits = jax.vmap(each)(decoders, h, look)[:, 0, 0]
         if key is not None:
             logits += jax.random.gumbel(key, logits.shape)
         begins = (obs["left"][:, 0] == 1) & ~obs["marks"].any((1, 2))

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from envs.base import Transition, Wrapper
 from jaxrl import returns
@@ -229,8 +230,8 @@ def diversity(policy: Policy, direction: Callable, interior: Callable = lambda h
             params, state = carry
             args = (params, s.params, part, k, hp)
             (J, f), (J_new, g) = (jax.value_and_grad(objective)(*args, i) for i in (0, 1))
-            f, back = jax.flatten_util.ravel_pytree(f)
-            g = jax.flatten_util.ravel_pytree(g)[0]
+            f, back = ravel_pytree(f)
+            g = ravel_pytree(g)[0]
             ascent = back(jnp.where(alone, f, direction(f, g, b.dual, hp)))
             error, down = jax.value_and_grad(critics)(*args)
             grads = jax.tree.map(lambda up, d: hp.vf_coef * d - up, ascent, down)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import envs
+from envs.base import Transition
 from jaxrl.errors import InputError
 from jaxrl.families import diversity as family
+from jaxrl.hyper import replace
 from jaxrl.papers.diversity import ctnb
 from jaxrl.papers.diversity.ctnb import CTNB
 from jaxrl.policies import Network
@@ -69,6 +71,7 @@ def test_only_ctnb_asks_whether_the_constraint_holds():
 
 def test_the_barrier_looks_at_the_mean_distance_to_the_nearest_after_some_steps():
     ends = ctnb.barrier(CTNB(method="ipd", threshold=0.5, grace=2))
+    assert ends is not None
     sums = jnp.array([[1.6, 3.0, np.inf], [1.4, 3.0, np.inf], [0.0, 0.0, np.inf]])
     assert ends(sums, jnp.array([3, 3, 2])).tolist() == [False, True, False]
     assert ctnb.barrier(CTNB()) is None
@@ -84,7 +87,7 @@ class Count:
 
     def step(self, key, state, action):
         none = jnp.zeros(2, bool)
-        return state + 1, envs.base.Transition(state + 1, jnp.ones(2), none, none, state + 1)
+        return state + 1, Transition(state + 1, jnp.ones(2), none, none, state + 1)
 
 
 def test_broken_episodes_end_begin_anew_and_forget_their_path():
@@ -108,7 +111,7 @@ HP = CTNB(num_envs=4, num_steps=8, minibatches=2, epochs=1, population=2, horizo
 
 @pytest.mark.parametrize("method", ["ctnb", "ipd"])
 def test_policies_are_trained_in_turn_and_kept(method):
-    algo, hp = ctnb.make(WORLD, Network(hidden=(8,))), HP.replace(method=method, threshold=0.9)
+    algo, hp = ctnb.make(WORLD, Network(hidden=(8,))), replace(HP, method=method, threshold=0.9)
     s, states, metrics = algo.init(jax.random.key(0), hp, WORLD), [], []
     step = quick(algo.step)
     for t in range(4):

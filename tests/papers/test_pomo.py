@@ -1,4 +1,4 @@
-"""POMO, arXiv 2010.16011: the shared baseline, the given starts, the gradient of a whole step."""
+"""POMO, arXiv 2010.16011: the shared baseline, the given starts, members that are one."""
 
 import functools
 
