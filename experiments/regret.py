@@ -90,13 +90,13 @@ def curves(slug: str, changes: dict, env: str, steps: int, seeds: int) -> tuple:
 
 def measure(study: Study, seeds: int = SEEDS) -> dict:
     """A study's record."""
-    out = dict(env=study.env, steps=study.steps, seeds=seeds, first_seed=0, methods={})
+    methods: dict[str, dict] = {}
     for name, (slug, changes) in study.methods.items():
         began = time.time()
         most, last, at = curves(slug, changes, study.env, study.steps, seeds)
         x, half = most if study.largest else last, len(at) // 2
         power, between = slope(x[:, half:], at[half:])
-        out["methods"][name] = dict(
+        methods[name] = dict(
             paper=slug,
             hyper={k: "inf" if v == np.inf else v for k, v in changes.items()},
             file_sha256=evidence.sha256(catalogue.find(slug)),
@@ -111,7 +111,9 @@ def measure(study: Study, seeds: int = SEEDS) -> dict:
         print(f"{study.env} {name}: {x[:, -1].mean():.1f}, slope {power:.2f} {between}", flush=True)
     kind = "the largest regret so far" if study.largest else "regret"
     about = dict(versions=record.versions(), revision=record.revision(), machine=record.machine())
-    return out | dict(what=f"{kind}: mean over seeds, 95 % bootstrap interval") | about
+    what = f"{kind}: mean over seeds, 95 % bootstrap interval"
+    out = dict(env=study.env, steps=study.steps, seeds=seeds, first_seed=0, what=what)
+    return out | about | dict(methods=methods)
 
 
 def draw(name: str, study: dict, file: Path) -> None:
