@@ -6,9 +6,9 @@ A study's methods run on one environment, each with the setting that its claim c
 (`experiments/results/claims/`); all runs of a method are one vmapped program. A record has the mean
 regret at points evenly spaced in log T, its 95 % interval over seeds, and the slope of its
 logarithm over the second half of these points (`jaxrl.run.stats.slope`): 1 is linear, 1/2 is √T, 0
-stands still. A regret that may fall (under an adversary) is drawn as the largest so far. A rate that
-is fixed by the run's T makes a curve of that run: its power is not the one by which regret grows
-with T.
+stands still. A regret that may fall (under an adversary) is drawn as the largest so far. A rate
+that is fixed by the run's T makes a curve of that run: its power is not the one by which regret
+grows with T.
 """
 
 import json
@@ -53,7 +53,7 @@ STUDIES = {
         {
             "RAVI-UCB": ("ravi_ucb", dict(beta=0.3)),
             "optimistic value iteration": ("ravi_ucb", dict(beta=0.3, eta=float("inf"))),
-            "ε-greedy": ("ravi_ucb", dict(beta=0.0, eta=float("inf"), epsilon=0.1)),
+            "ε-greedy": ("ravi_ucb", dict(beta=0.0, eta=float("inf"), epsilon=0.03)),
         },
     ),
 }
