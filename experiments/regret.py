@@ -6,7 +6,9 @@ A study's methods run on one environment, each with the setting that its claim c
 (`experiments/results/claims/`); all runs of a method are one vmapped program. A record has the mean
 regret at points evenly spaced in log T, its 95 % interval over seeds, and the slope of its
 logarithm over the second half of these points (`jaxrl.run.stats.slope`): 1 is linear, 1/2 is √T, 0
-stands still. A regret that may fall (under an adversary) is drawn as the largest so far.
+stands still. A regret that may fall (under an adversary) is drawn as the largest so far. A rate
+that is fixed by the run's T makes a curve of that run: its power is not the one by which regret
+grows with T.
 """
 
 import json
@@ -51,7 +53,7 @@ STUDIES = {
         {
             "RAVI-UCB": ("ravi_ucb", dict(beta=0.3)),
             "optimistic value iteration": ("ravi_ucb", dict(beta=0.3, eta=float("inf"))),
-            "ε-greedy": ("ravi_ucb", dict(beta=0.0, eta=float("inf"), epsilon=0.1)),
+            "ε-greedy": ("ravi_ucb", dict(beta=0.0, eta=float("inf"), epsilon=0.03)),
         },
     ),
 }
@@ -90,13 +92,13 @@ def curves(slug: str, changes: dict, env: str, steps: int, seeds: int) -> tuple:
 
 def measure(study: Study, seeds: int = SEEDS) -> dict:
     """A study's record."""
-    out = dict(env=study.env, steps=study.steps, seeds=seeds, first_seed=0, methods={})
+    methods: dict[str, dict] = {}
     for name, (slug, changes) in study.methods.items():
         began = time.time()
         most, last, at = curves(slug, changes, study.env, study.steps, seeds)
         x, half = most if study.largest else last, len(at) // 2
         power, between = slope(x[:, half:], at[half:])
-        out["methods"][name] = dict(
+        methods[name] = dict(
             paper=slug,
             hyper={k: "inf" if v == np.inf else v for k, v in changes.items()},
             file_sha256=evidence.sha256(catalogue.find(slug)),
@@ -111,7 +113,9 @@ def measure(study: Study, seeds: int = SEEDS) -> dict:
         print(f"{study.env} {name}: {x[:, -1].mean():.1f}, slope {power:.2f} {between}", flush=True)
     kind = "the largest regret so far" if study.largest else "regret"
     about = dict(versions=record.versions(), revision=record.revision(), machine=record.machine())
-    return out | dict(what=f"{kind}: mean over seeds, 95 % bootstrap interval") | about
+    what = f"{kind}: mean over seeds, 95 % bootstrap interval"
+    out = dict(env=study.env, steps=study.steps, seeds=seeds, first_seed=0, what=what)
+    return out | about | dict(methods=methods)
 
 
 def draw(name: str, study: dict, file: Path) -> None:

@@ -29,7 +29,7 @@ def test_ftrl_is_the_minimum_of_its_objective(c, barrier, size):
 
     def p(level, x):  # the p at which x - c/√p - β/p is -level
         f = lambda q: x + level - c / np.sqrt(q) - barrier / q
-        return brentq(f, 1e-14, 4.0, xtol=1e-15)
+        return float(brentq(f, 1e-14, 4.0, xtol=1e-15))  # type: ignore[arg-type]
 
     low = -L.min() + c / 2 + barrier / 4 + 1e-9
     level = brentq(lambda v: sum(p(v, x) for x in L) - 1, low, -L.min() + 10 * (c + barrier))
@@ -77,7 +77,9 @@ def test_a_round_adds_its_estimate_less_its_bonus(regulariser, rate):
     hp, mdp, pi = hp.replace(horizon=jnp.float32(50)), envs.make("tabular/steady").tables, drawn(4)
     rng = np.random.default_rng(5)
     L, N, mu = rng.random((H, S, A)), 40 * rng.random((H, S)), rng.dirichlet(np.ones(S), H)
-    seen = Seen(jnp.array([1, 0, 3]), jnp.array([2, 1, 0]), jnp.array([1.0, 0.0, 1.0]), mu)
+    seen = Seen(
+        jnp.array([1, 0, 3]), jnp.array([2, 1, 0]), jnp.array([1.0, 0.0, 1.0]), jnp.asarray(mu)
+    )
     new = paper.learn(dict(L=jnp.asarray(L), N=jnp.asarray(N)), seen, pi, mdp, 0, hp)
     q, p = np.zeros((H, S, A)), np.asarray(pi)
     for h, (s, a, to_go) in enumerate([(1, 2, 2.0), (0, 1, 1.0), (3, 0, 1.0)]):

@@ -19,7 +19,7 @@ def test_an_epoch_is_a_step_of_optimistic_regularised_iteration(eta):
     S, A, rng = 4, 2, np.random.default_rng(0)
     before, came = rng.integers(0, 9, (2, S, A, S)).astype(float)
     V, pi = 12 * rng.random(S), rng.dirichlet(np.ones(A), S)
-    beta, ridge, gamma, N = 0.05, 0.5, 0.9, before + came
+    beta, ridge, gamma, N = 3.0, 0.5, 0.9, before + came
     new_V, new_pi, clipped = np.zeros(S), np.zeros((S, A)), 0
     for s in range(S):
         Q = np.zeros(A)
@@ -32,6 +32,7 @@ def test_an_epoch_is_a_step_of_optimistic_regularised_iteration(eta):
         else:
             w = pi[s] * np.exp(eta * Q)
             new_V[s], new_pi[s] = np.log(w.sum()) / eta, w / w.sum()
+    assert 0 < clipped < S * A
     hp = cast(RaviUCB(eta=eta, beta=beta, ridge=ridge, gamma=gamma, epsilon=0.2))
     params = dict(N=jnp.asarray(before), V=jnp.asarray(V), log_pi=jnp.log(jnp.asarray(pi)))
     mdp = mdp.replace(r=mdp.r / mdp.r.max())
