@@ -33,7 +33,7 @@ PAPER = {
     "changes": "penalties by the KL and by its root instead of a clip, for each agent",
     "claim": "it does as well as IPPO with networks of its own, or better",
     "check": {
-        "on": {"agents/spread": 400_000},
+        "on": {"agents/spread": 100_000},
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
         "arms": {"ippo": {"paper": "ippo"}},
         "says": ["final_return > ippo - 2.0"],

@@ -36,7 +36,7 @@ PAPER = {
     "changes": "a critic that sees the state of all, and normalised values",
     "claim": "it does as well as IPPO or better; normalised values and few epochs help",
     "check": {
-        "on": {"agents/spread": 400_000},
+        "on": {"agents/spread": 100_000},
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
         "arms": {
             "ippo": {"paper": "ippo"},
