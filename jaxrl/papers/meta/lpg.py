@@ -14,6 +14,8 @@ paper, η is mostly learned by meta-gradients over parts of a life, with entropi
 regularisers; here by evolution strategies, which that code has too. Not checked: the paper's text.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,7 @@ class Net(nn.Module):
             return cell(carry, x)
 
         nothing = jnp.zeros((r.shape[1], UNITS))
-        once = {"params": False}  # the same at each step
+        once: Any = {"params": False}  # the same at each step
         backward = nn.scan(step, variable_broadcast="params", split_rngs=once, reverse=True)
         h = nn.relu(backward(nn.LSTMCell(UNITS), (nothing, nothing), (x, done))[1])
         return nn.Dense(1)(h)[..., 0], jax.nn.log_softmax(nn.Dense(WIDTH)(h))
