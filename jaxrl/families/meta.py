@@ -1,11 +1,11 @@
 """The meta family: a rule of learning that is evolved, by whole training runs under it.
 
-    algo = evolution(rule, levels, network)
+    algo = evolution(rule, curriculum, network, world)
 
 A `Rule` makes an algorithm of its parameters φ. An iteration is a generation of evolution
 strategies: a curriculum gives a level to each pair of members φ ± σe, each of which trains a policy
-there from nothing; who of a pair is better decides which way e counts. The world given is played no
-part in this: each generation also trains a policy in it under φ, from nothing, and `act` plays
+there from nothing; who of a pair is better decides which way e counts. The world given plays no part in
+this: each generation also trains a policy in it under φ, from nothing, and `act` plays
 that one. So what is evaluated is what the rule makes of a world that it was not evolved on.
 
 Pairs share their level and their luck, as in the code of "Discovering General Reinforcement

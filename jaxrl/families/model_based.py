@@ -1,6 +1,6 @@
 """The model-based family: an off-policy learner that also learns a model, and learns from it.
 
-    learner = imagining(sac.learner(world, network), likelihood)
+    learner = imagining(world, sac.learner(world, network), likelihood)
     algo = off_policy(learner)
 
 Real transitions go into the replay buffer. A gradient step fits the model to a batch of them,
