@@ -9,13 +9,12 @@ from jaxrl.errors import InputError
 from jaxrl.families.meta import fresh_levels
 from jaxrl.hyper import cast, check, replace
 from jaxrl.papers.meta import groove
-from jaxrl.papers.meta.groove import GROOVE
+from jaxrl.papers.meta.groove import GROOVE, NONE
 from tests.papers.by_hand import KEY, quick
 
 pytestmark = pytest.mark.equation("groove")
 
-INF = np.inf
-REGRET = np.array([0.4, -INF, 0.1, 0.9, -0.2, 0.0])
+REGRET = np.array([0.4, NONE, 0.1, 0.9, -0.2, 0.0])
 
 
 def hyper(**changes):
@@ -52,7 +51,7 @@ def test_some_levels_are_new_and_all_while_none_has_been_scored():
     assert 0.66 < fresh.mean() < 0.74
     new = np.asarray(levels.reward[..., 0])
     assert ((new < 1) == fresh).all()
-    empty = slot[0], jnp.full(6, -jnp.inf)
+    empty = slot[0], jnp.full(6, NONE)
     assert choose(empty, keys, hyper(replay=1.0))[2].all()
 
 
@@ -79,12 +78,17 @@ def test_regret_is_a2c_s_return_less_the_rule_s(monkeypatch):
         return level.reward[0]
 
     slot = groove.begin(KEY, hyper())
-    assert (slot[1] == -INF).all()
+    assert (slot[1] == NONE).all()
     args = jnp.arange(2), jnp.ones(2, bool), jnp.array([1.0, 4.0]), live, KEY, hyper()
     slot, said = groove.tell(slot, lived, *args)
-    np.testing.assert_allclose(slot[1], [4.0, 2.0] + [-INF] * 4)
+    np.testing.assert_allclose(slot[1], [4.0, 2.0] + [NONE] * 4)
     assert said["regret"] == 3.0 and said["antagonist"] == 5.5
     assert said["kept_regret"] == pytest.approx(1.0) and made
+
+
+def test_no_run_s_state_is_taken_for_lost():
+    """A run ends where a number of its state is not finite."""
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(groove.begin(KEY, hyper())))
 
 
 def test_a_buffer_holds_a_generation():

@@ -46,6 +46,8 @@ PAPER = {
     },
 }
 
+NONE = -1e9  # the regret of a level that nobody lived on: finite, as a run's state has to be
+
 
 @hyper
 class GROOVE(LPG):
@@ -67,7 +69,7 @@ class GROOVE(LPG):
 
 def begin(key, hp):
     """(levels [buffer, ...], their regrets): none were lived on yet."""
-    return fresh_levels(key, hp.buffer), jnp.full(hp.buffer, -jnp.inf)
+    return fresh_levels(key, hp.buffer), jnp.full(hp.buffer, NONE)
 
 
 def choose(slot, key, hp):
@@ -75,7 +77,7 @@ def choose(slot, key, hp):
     k_new, k_draw, k_replay = jax.random.split(key, 3)
     noise = jax.random.gumbel(k_draw, regret.shape)
     ids = jax.lax.top_k(regret / hp.temperature + noise, hp.pairs)[1]
-    known = jnp.isfinite(regret[ids])
+    known = regret[ids] > NONE
     fresh = ~(known & (jax.random.uniform(k_replay, ids.shape) < hp.replay))
     new = fresh_levels(k_new, hp.pairs)
     return mixed(fresh, new, jax.tree.map(lambda x: x[ids], levels)), ids, fresh
@@ -90,7 +92,7 @@ def keep(slot, levels, ids, fresh, regret):
     """The buffer with replayed levels' new regrets, and of it and new levels the highest."""
     kept, old = slot
     old = old.at[ids].set(jnp.where(fresh, old[ids], regret))
-    every = jnp.concatenate([old, jnp.where(fresh, regret, -jnp.inf)])
+    every = jnp.concatenate([old, jnp.where(fresh, regret, NONE)])
     best = jax.lax.top_k(every, len(old))[1]
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y])[best], kept, levels), every[best]
 
@@ -101,7 +103,7 @@ def tell(slot, levels, ids, fresh, returns, live, key, hp):
     best = jax.vmap(lambda level, key: live(antagonist, level, key, hp))(levels, keys)
     regret = best - returns
     slot = keep(slot, levels, ids, fresh, regret)
-    high = jnp.where(jnp.isfinite(slot[1]), slot[1], 0).mean()
+    high = jnp.where(slot[1] > NONE, slot[1], 0).mean()
     return slot, dict(regret=regret.mean(), kept_regret=high, antagonist=best.mean())
 
 
