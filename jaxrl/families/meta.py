@@ -4,9 +4,9 @@
 
 A `Rule` makes an algorithm of its parameters φ. An iteration is a generation of evolution
 strategies: a curriculum gives a level to each pair of members φ ± σe, each of which trains a policy
-there from nothing; who of a pair is better decides which way e counts. The world given plays no part in
-this: each generation also trains a policy in it under φ, from nothing, and `act` plays
-that one. So what is evaluated is what the rule makes of a world that it was not evolved on.
+there from nothing; who of a pair is better decides which way e counts. The world given plays no
+part in this: each generation also trains a policy in it under φ, from nothing, and `act` plays that
+one. So what is evaluated is what the rule makes of a world that it was not evolved on.
 
 Pairs share their level and their luck, as in the code of "Discovering General Reinforcement
 Learning Algorithms with Adversarial Environment Design" by Jackson et al. 2023, arXiv 2310.02782.
