@@ -119,3 +119,4 @@ def test_a_world_without_data_cannot_be_cloned():
     state = jax.eval_shape(algo.init, KEY, hp, world)
     with pytest.raises(InputError, match="no recorded data"):
         jax.eval_shape(algo.step, state, 0, hp, world)
+    jax.eval_shape(algo.step, state, 0, hp.replace(clone_steps=0), world)  # nor need it be

@@ -240,7 +240,8 @@ class FineTuned(OnPolicy):
 
 
 def cloned(algo: Algo, loss: Callable, finish: Callable = lambda params: params) -> Algo:
-    """It, begun as a clone of what is recorded in its world. InputError for one without data.
+    """It, begun as a clone of what is recorded in its world: in `clone_steps` of the first iteration,
+    if any. InputError for a world without data.
 
     Args:
       loss: (params, Transitions, key, hp) -> scalar.
@@ -263,7 +264,8 @@ def cloned(algo: Algo, loss: Callable, finish: Callable = lambda params: params)
         return s.replace(params=finish(params), key=key)
 
     def step(s, t, hp, world):
-        s = jax.lax.cond(t == 0, lambda s: clone(s, hp, world), lambda s: s, s)
+        if hp.clone_steps:
+            s = jax.lax.cond(t == 0, lambda s: clone(s, hp, world), lambda s: s, s)
         return algo.step(s, t, hp, world)
 
     return algo._replace(step=step)
