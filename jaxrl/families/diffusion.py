@@ -240,8 +240,8 @@ class FineTuned(OnPolicy):
 
 
 def cloned(algo: Algo, loss: Callable, finish: Callable = lambda params: params) -> Algo:
-    """It, begun as a clone of what is recorded in its world: in `clone_steps` of the first iteration,
-    if any. InputError for a world without data.
+    """It, whose first iteration begins with `clone_steps` of cloning what is recorded in its world.
+    InputError for a world without data, unless there are none.
 
     Args:
       loss: (params, Transitions, key, hp) -> scalar.
