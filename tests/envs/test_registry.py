@@ -49,6 +49,7 @@ def test_kinds():
         "misc",
         "brax",
         "playground",
+        "jaxmarl",
         *registry.OWN,
     }
     assert kinds["Breakout-MinAtar"] == "minatar" and kinds["brax/hopper/mjx"] == "brax"

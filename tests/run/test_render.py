@@ -171,7 +171,8 @@ def test_a_world_of_ones_own_is_drawn_as_observed_up_to_the_observation_it_ended
 
 
 SOME_BRAX = ["brax/ant", "brax/reacher", "brax/fast"]  # a load takes a second
-NAMES = [n for n in envs.names() if not n.startswith(("brax", "playground"))] + SOME_BRAX
+EXTRA = ("brax", "playground", "jaxmarl")
+NAMES = [n for n in envs.names() if not n.startswith(EXTRA)] + SOME_BRAX
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
