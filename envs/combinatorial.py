@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.adapters.common import physics
+from envs.adapters.common import physics, whole
 from envs.base import Step
 from envs.spaces import Box, Discrete
 from jaxrl.errors import InputError
@@ -181,9 +181,7 @@ KINDS: dict[str, tuple[Any, dict]] = {
 def make(name: str, **params: Any) -> Any:
     """`size` is the number of items."""
     kind, floats = KINDS[name.removeprefix("combinatorial/")]
-    size = params.pop("size", 10)
-    if not isinstance(size, int) or isinstance(size, bool) or not 3 <= size <= 200:
-        raise InputError(f"size: {size!r} is outside [3, 200]")
+    size = whole(params, "size", 10, 3, 200)
     if "max_steps" in params:
         raise InputError(f"max_steps: {name} ends when it is solved; size sets how long it is")
     leaves = physics(name, params, floats, "size")

@@ -22,11 +22,10 @@ import numpy as np
 from flax import struct
 
 from envs import moves
-from envs.adapters.common import number, physics, time_limit
+from envs.adapters.common import number, physics, time_limit, whole
 from envs.base import Step
 from envs.moves import slipped
 from envs.spaces import Box, Discrete
-from jaxrl.errors import InputError
 
 MOVES = np.concatenate([moves.MOVES, [(0, 0)]])  # or stay
 PARAMETERS = dict(reward=1.0, radius=1.5, slip=0.0)
@@ -95,9 +94,7 @@ def weights(name: str, size: int) -> np.ndarray:
 
 
 def make(name: str, **params: Any) -> Any:
-    limit, size = time_limit(params, 32), params.pop("size", 10)
-    if not isinstance(size, int) or isinstance(size, bool) or not 2 <= size <= 100:
-        raise InputError(f"size: {size!r} is outside [2, 100]")
+    limit, size = time_limit(params, 32), whole(params, "size", 10, 2, 100)
     leaves = physics(name, params, PARAMETERS, "size")
     w = weights(name, size)
     return Cover(weight=number("weight", w, w), **leaves, name=name, max_steps=limit)

@@ -19,10 +19,9 @@ import numpy as np
 from flax import struct
 
 from envs import registry
-from envs.adapters.common import physics
+from envs.adapters.common import physics, whole
 from envs.base import Wrapper
 from envs.spaces import Box
-from jaxrl.errors import InputError
 
 PARAMETERS = dict(gain=3.0)
 
@@ -61,13 +60,8 @@ TABLE = {"pendulum": "Pendulum-v1", "cartpole": "CartPole-v1"}
 
 def make(name: str, **params: Any) -> Distracted:
     limit = {k: params.pop(k) for k in ("max_steps",) if k in params}
-    said = dict(count=params.pop("count", 10), seed=params.pop("seed", 0))
-    for k, low, high in (("count", 0, 1000), ("seed", 0, 2**31)):
-        x = said[k]
-        if not isinstance(x, int) or isinstance(x, bool) or not low <= x <= high:
-            raise InputError(f"{k}: {x!r} is outside [{low}, {high}]")
-    leaves = physics(name, params, PARAMETERS, *said)
-    n = said["count"]
-    weight = np.random.default_rng(said["seed"]).normal(size=(n, n)) / np.sqrt(max(n, 1))
+    n, seed = whole(params, "count", 10, 0, 1000), whole(params, "seed", 0, 0, 2**31)
+    leaves = physics(name, params, PARAMETERS, "count", "seed")
+    weight = np.random.default_rng(seed).normal(size=(n, n)) / np.sqrt(max(n, 1))
     env = registry.make_env(TABLE[name.removeprefix("distract/")], **limit)
     return Distracted(env, jnp.asarray(weight, jnp.float32), **leaves, name=name)

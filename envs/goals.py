@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.adapters.common import physics, time_limit
+from envs.adapters.common import physics, time_limit, whole
 from envs.base import Step, TimeLimit
 from envs.spaces import Box
-from jaxrl.errors import InputError
 
 PARAMETERS = dict(distance=0.7, radius=0.3)
 
@@ -62,8 +61,6 @@ class Hidden:
 
 
 def make(name: str, **params: Any) -> Any:
-    limit, goals = time_limit(params, 8), params.pop("goals", 4)
-    if not isinstance(goals, int) or isinstance(goals, bool) or not 1 <= goals <= 100:
-        raise InputError(f"goals: {goals!r} is outside [1, 100]")
+    limit, goals = time_limit(params, 8), whole(params, "goals", 4, 1, 100)
     leaves = physics(name, params, PARAMETERS, "goals")
     return TimeLimit(Hidden(**leaves, goals=goals, name=name), limit)

@@ -26,11 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from envs.adapters.common import physics, time_limit
+from envs.adapters.common import physics, time_limit, whole
 from envs.base import Step, TimeLimit
 from envs.moves import MOVES
 from envs.spaces import Box, Discrete
-from jaxrl.errors import InputError
 
 SIZE, WALLS, OBJECTS = 5, 6, 2
 CELLS = SIZE**2
@@ -94,9 +93,7 @@ def draw(key: jax.Array) -> Level:
 
 
 def make(name: str, **params: Any) -> Any:
-    limit, seed = time_limit(params, 20), params.pop("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        raise InputError(f"seed: {seed!r} is outside [0, {2**31})")
+    limit, seed = time_limit(params, 20), whole(params, "seed", 0, 0, 2**31 - 1)
     physics(name, params, {}, "seed")
     with jax.ensure_compile_time_eval():
         level = draw(jax.random.key(seed))

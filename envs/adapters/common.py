@@ -128,6 +128,14 @@ def physics(name: str, params: dict, defaults: dict, *others: str) -> dict[str, 
     return leaves
 
 
+def whole(params: dict, name: str, default: int, low: int, high: int) -> int:
+    """A whole number within [low, high], taken out of the parameters."""
+    x = params.pop(name, default)
+    if not isinstance(x, int) or isinstance(x, bool) or not low <= x <= high:
+        raise InputError(f"{name}: {x!r} is outside [{low}, {high}]")
+    return x
+
+
 def time_limit(params: dict, default: int) -> int:
     """`max_steps`, taken out of the parameters."""
     limit = params.pop("max_steps", default)

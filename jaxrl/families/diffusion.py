@@ -25,6 +25,7 @@ from jaxrl.families.on_policy import OnPolicy
 from jaxrl.hyper import arg, hyper
 from jaxrl.networks import MLP, dense, seen
 from jaxrl.policies import Network
+from jaxrl.rollout import rows
 from jaxrl.types import Params, flat, is_key
 
 TIMES = 4  # frequencies by which the time is seen
@@ -74,8 +75,8 @@ class Flow(NamedTuple):
 
 def sight(obs: Any, start: jax.Array, *, critic: bool = False) -> jax.Array:
     """Observations as the networks see them, flat [..., F]; `start` [...] has the batch's axes."""
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[start.ndim :]), obs)
-    return seen(rows, critic=critic).reshape(*start.shape, -1)
+    flattened = jax.tree.map(lambda x: x.reshape(-1, *x.shape[start.ndim :]), obs)
+    return seen(flattened, critic=critic).reshape(*start.shape, -1)
 
 
 def flow(world: Any, network: Network, more: int = 0) -> Flow:
@@ -96,7 +97,7 @@ def flow(world: Any, network: Network, more: int = 0) -> Flow:
 
     def init(key, obs):
         k_field, k_critic = jax.random.split(key)
-        start = jnp.ones(jax.tree.leaves(obs)[0].shape[0], bool)
+        start = jnp.ones(rows(obs), bool)
         own, all_of_it = sight(obs, start), sight(obs, start, critic=True)
         own = jnp.concatenate([own, jnp.zeros((start.size, more))], -1)
         at = jnp.zeros((start.size, d)), jnp.zeros(start.size)

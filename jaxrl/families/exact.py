@@ -26,13 +26,8 @@ from jaxrl.policies import Network
 from jaxrl.types import Key, Params
 
 
-@hyper
-class Exact:
-    """What every exact method needs. An iteration is one improvement, and counts as one step."""
-
-    lr: float = arg(1.0, "step size", "[0, inf)")
-    gamma: float = arg(0.9, "discount", "[0, 1)")
-    horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
+class OnTables:
+    """What hyperparameters of methods on tables have in common."""
 
     def problem(self) -> str:
         """What is wrong between fields, in one line; "" if nothing is."""
@@ -43,11 +38,6 @@ class Exact:
         """The defaults for a class of environments: the same for all."""
         return cls()
 
-    @classmethod
-    def smallest(cls) -> dict[str, dict]:
-        """The smallest problem that moves every part, for the battery, as a config.toml has it."""
-        return dict(run=dict(env="tabular/chain"), env_params={}, network={}, hyper={})
-
     @staticmethod
     def network_for(kind: str) -> Network:
         """A table has no architecture."""
@@ -55,8 +45,22 @@ class Exact:
 
     @property
     def steps_per_iteration(self) -> int:
-        """One."""
+        """One: an improvement, or an episode."""
         return 1
+
+
+@hyper
+class Exact(OnTables):
+    """What every exact method needs. An iteration is one improvement, and counts as one step."""
+
+    lr: float = arg(1.0, "step size", "[0, inf)")
+    gamma: float = arg(0.9, "discount", "[0, 1)")
+    horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
+
+    @classmethod
+    def smallest(cls) -> dict[str, dict]:
+        """The smallest problem that moves every part, for the battery, as a config.toml has it."""
+        return dict(run=dict(env="tabular/chain"), env_params={}, network={}, hyper={})
 
 
 # ---- what the tables tell --------------------------------------------------------------------

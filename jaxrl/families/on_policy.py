@@ -119,12 +119,15 @@ def stateless(apply: Callable[[State, Batch, jax.Array, Any, Any], Any]) -> Part
     return Part(lambda *_: (), lambda _, *args: ((), apply(*args)))
 
 
-def bound(policy: Policy | Callable[[Any], Policy], hp: Any) -> Policy:
+Acting = Policy | Callable[[Any], Policy]  # or of the hyperparameters that acting has
+
+
+def bound(policy: Acting, hp: Any) -> Policy:
     """The policy itself: one whose acting has hyperparameters is a function of them."""
     return policy(hp) if callable(policy) else policy
 
 
-def on_policy_sampler(policy: Policy | Callable[[Any], Policy]) -> Part:
+def on_policy_sampler(policy: Acting) -> Part:
     """One rollout under the current parameters: out = (state, batch, metrics)."""
 
     def sample(s, _, t, hp, world):
@@ -188,11 +191,7 @@ def one_pass(step: Callable, carry: Any, b: Batch, key: Key, hp: Any, sequences:
     return jax.lax.scan(each, carry, (index, jax.random.split(k_step, hp.minibatches)))
 
 
-def total_loss(
-    policy: Policy | Callable[[Any], Policy],
-    surrogate: Callable,
-    value_loss: Callable = squared_error,
-):
+def total_loss(policy: Acting, surrogate: Callable, value_loss: Callable = squared_error):
     """mean(surrogate) + vf_coef mean(value_loss) - ent_coef mean(entropy), and its parts."""
 
     def loss(params, old_params, b, key, hp):
@@ -210,7 +209,7 @@ def total_loss(
 
 
 def sgd(
-    policy: Policy | Callable[[Any], Policy],
+    policy: Acting,
     surrogate: Callable,
     *,
     value_loss: Callable = squared_error,
@@ -268,7 +267,7 @@ def watched(update: Part, measure: Callable) -> Part:
 
 
 def on_policy(
-    policy: Policy | Callable[[Any], Policy],
+    policy: Acting,
     surrogate: Callable | None = None,
     *,
     sampler: Part | None = None,

@@ -19,39 +19,19 @@ from jaxrl import episodic
 from jaxrl.core import Algo
 from jaxrl.families import exact
 from jaxrl.hyper import arg, hyper
-from jaxrl.policies import Network
 from jaxrl.types import Key, Params
 
 
 @hyper
-class Online:
+class Online(exact.OnTables):
     """What every online method needs. An iteration is one round: an episode counts as one step."""
 
     horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
-
-    def problem(self) -> str:
-        """What is wrong between fields, in one line; "" if nothing is."""
-        return ""
-
-    @classmethod
-    def for_env(cls, kind: str) -> Any:
-        """The defaults for a class of environments: the same for all."""
-        return cls()
 
     @classmethod
     def smallest(cls) -> dict[str, dict]:
         """The smallest problem that moves every part, for the battery, as a config.toml has it."""
         return dict(run=dict(env="tabular/steady"), env_params={}, network={}, hyper={})
-
-    @staticmethod
-    def network_for(kind: str) -> Network:
-        """A table has no architecture."""
-        return Network()
-
-    @property
-    def steps_per_iteration(self) -> int:
-        """One, where a round is an episode."""
-        return 1
 
 
 class Protocol(NamedTuple):
