@@ -80,7 +80,7 @@ def test_its_loss_is_the_policy_gradient_and_the_divergence_of_predictions():
     b: Any = Batch(
         None, None, None, None, advantage=jnp.asarray(pi_hat), target=jnp.asarray(target)
     )
-    np.testing.assert_allclose(lpg.policy_loss(w, b, None), -log_prob * pi_hat, rtol=1e-5)
+    np.testing.assert_allclose(lpg.policy_gradient(w, b, None), -log_prob * pi_hat, rtol=1e-5)
     p = softmax(value)
     want = (p * (np.log(p) - target)).sum(-1)
     np.testing.assert_allclose(lpg.prediction_loss(w, b, None), want, rtol=1e-4)
@@ -91,7 +91,7 @@ def test_with_advantages_for_targets_a_policy_moves_as_a2c_s_does():
     world = envs.make("levels/grid")
     hp = cast(LPG(vf_coef=0.0, ent_coef=0.0, normalise_advantage=False, num_envs=2, num_steps=6))
     policy = policy_for(world, LINEAR)
-    theirs = on_policy(policy, lpg.policy_loss)
+    theirs = on_policy(policy, lpg.policy_gradient)
     ours = a2c.make(world, LINEAR)
     s = quick(lambda: ours.init(KEY, hp, world))()
     one, other = (quick(lambda a=a: a.step(s, 0, hp, world)[0].params)() for a in (theirs, ours))

@@ -23,6 +23,7 @@ from jaxrl.papers.meta import lpg
 from jaxrl.papers.meta.lpg import LPG
 from jaxrl.papers.on_policy import a2c
 from jaxrl.policies import Network
+from jaxrl.rollout import choose as either
 
 PAPER = {
     "slug": "groove",
@@ -80,12 +81,7 @@ def choose(slot, key, hp):
     known = regret[ids] > NONE
     fresh = ~(known & (jax.random.uniform(k_replay, ids.shape) < hp.replay))
     new = fresh_levels(k_new, hp.pairs)
-    return mixed(fresh, new, jax.tree.map(lambda x: x[ids], levels)), ids, fresh
-
-
-def mixed(flags, one, other):
-    pick = lambda x, y: jnp.where(flags.reshape(-1, *(1,) * (x.ndim - 1)), x, y)
-    return jax.tree.map(pick, one, other)
+    return either(fresh, new, jax.tree.map(lambda x: x[ids], levels)), ids, fresh
 
 
 def keep(slot, levels, ids, fresh, regret):

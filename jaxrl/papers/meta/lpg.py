@@ -24,6 +24,7 @@ from jaxrl.families.meta import Meta, Rule, evolution, uniform
 from jaxrl.families.on_policy import on_policy, stateless
 from jaxrl.hyper import hyper
 from jaxrl.policies import Network, policy_for
+from jaxrl.surrogate import policy_gradient
 
 PAPER = {
     "slug": "lpg",
@@ -89,10 +90,6 @@ def targets(eta, b, hp):
     return b.replace(advantage=pi_hat, target=y_hat)
 
 
-def policy_loss(w, b, hp):
-    return -w.log_prob * b.advantage
-
-
 def prediction_loss(w, b, hp):
     """KL(y || ŷ)."""
     log_y = jax.nn.log_softmax(w.value)
@@ -102,7 +99,7 @@ def prediction_loss(w, b, hp):
 def agent(eta, world, network):
     policy = policy_for(world, network, WIDTH)
     part = stateless(lambda s, b, t, hp, world: targets(eta, b, hp))
-    algo = on_policy(policy, policy_loss, value_loss=prediction_loss, advantage=part)
+    algo = on_policy(policy, policy_gradient, value_loss=prediction_loss, advantage=part)
     plain = lambda hp: hp.replace(ent_coef=0.0)
     step = lambda s, t, hp, world: algo.step(s, t, plain(hp), world)
     return algo._replace(step=step)
