@@ -82,17 +82,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", default=",".join(bench.ITEMS))
     parser.add_argument("--seeds", default=",".join(map(str, ROUNDS)))
+    parser.add_argument("--rounds", type=int, help="instead of the usual 5, or 3 with many seeds")
     parser.add_argument("--tabulate", action="store_true", help="measure nothing")
     asked = parser.parse_args()
     items, seeds = asked.items.split(","), [int(n) for n in asked.seeds.split(",")]
-    bench.check(items, seeds, 1)
+    rounds = {n: asked.rounds or ROUNDS.get(n, 3) for n in seeds}
+    bench.check(items, seeds, min(rounds.values()))
     if not asked.tabulate:
         about = bench.about()
         for line in missing():
             say(line)
         for n in seeds:
             for i in items:
-                measure(f"{i}/{n}", partial(bench.row, i, n, ROUNDS.get(n, 3), True, say), about)
+                measure(f"{i}/{n}", partial(bench.row, i, n, rounds[n], True, say), about)
         for i in items:
             measure(f"{i}/startup", partial(startup, i, 3, True, say), about)
     write()
