@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--tabulate", action="store_true", help="measure nothing")
     asked = parser.parse_args()
     items, seeds = asked.items.split(","), [int(n) for n in asked.seeds.split(",")]
-    rounds = {n: asked.rounds or ROUNDS.get(n, 3) for n in seeds}
+    rounds = {n: ROUNDS.get(n, 3) if asked.rounds is None else asked.rounds for n in seeds}
     bench.check(items, seeds, min(rounds.values()))
     if not asked.tabulate:
         about = bench.about()

@@ -28,7 +28,16 @@ PAPER = {
     "hyper": "POMO",
     "parent": "reinforce",
     "changes": "solutions from many starts of one instance share their mean as the baseline",
-    "claim": "a policy trained so finds near-optimal solutions of small problems",
+    "claim": "the best of its tours of ten cities is within 1 % of the optimum "
+    "(the authors' of a hundred: 0.14 %, after far more tours)",
+    "check": {
+        "on": {"combinatorial/tsp": 120_000},
+        "hyper": {"population": 1},
+        "tune": {"lr": [1e-3, 2e-3, 4e-3]},
+        "by": "-last gap",
+        "arms": {},
+        "says": ["last gap < 0.01"],
+    },
 }
 
 
