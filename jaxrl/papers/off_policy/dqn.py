@@ -42,8 +42,10 @@ PAPER = {
     "changes": "Q-learning with a network, a replay buffer and a target network",
     "claim": "it learns CartPole and Acrobot as in CleanRL (489 and -92 after 500,000 steps)",
     "check": {
-        "on": {"CartPole-v1": 500_000, "Acrobot-v1": 100_000},
-        "tune": {"lr": ["1e-3:0", "2e-3:0", "4e-3:0"]},
+        "on": {"CartPole-v1": 500_000, "Acrobot-v1": 500_000},
+        "hyper": {"updates": 1, "learning_starts": 10_000},  # as the peer's, its rate among ours
+        "network": {"hidden": [120, 84]},
+        "tune": {"lr": [2.5e-4, 5e-4, 1e-3]},
         "arms": {},
         "says": ["final_return > 475 on CartPole-v1", "final_return > -92 on Acrobot-v1"],
     },
