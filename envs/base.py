@@ -109,6 +109,11 @@ class Wrapper:
     def tables(self) -> Any:
         return self.env.tables  # where the inner one has them (envs/tabular.py)
 
+    def examined(self) -> Any:
+        """Where a policy is evaluated: with problems that are held out, where some are."""
+        inner = getattr(self.env, "examined", None)
+        return self.replace(env=inner()) if inner else self
+
     def reset(self, key):
         return self.env.reset(key)
 

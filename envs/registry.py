@@ -111,6 +111,7 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
     "agents": ("spread", "foraging", "climbing", "penalty"),
     "goals": ("hidden",),
     "combinatorial": ("tsp", "knapsack"),
+    "tokens": ("add", "tiny"),
 }
 
 # What upstream offers and we do not, and why.

@@ -24,6 +24,10 @@ class Algo(NamedTuple):
     step: Callable[..., Any]  # (state, t, hp, world) -> (state, metrics): get data, then learn
     act: Callable[..., Any]  # (state, obs, memory, key, hp) -> (action, memory); key None: the mode
     memory: Callable[..., Any] = lambda n: ()  # (n) -> memory at the start of n episodes
+    # (state, key, hp, world) -> numbers by name that a run's start and end are told by; None: none
+    examine: Callable[..., dict[str, Any]] | None = None
+    # (state, key, hp, world) -> what an iteration would learn from, to be shown; None: no such
+    trace: Callable[..., Any] | None = None
 
 
 class Part(NamedTuple):

@@ -15,6 +15,12 @@ DIAGNOSTIC = {
     "value_loss": "the critic's error, in squared (scaled) return; often rises while returns do",
     "policy_loss": "the surrogate; its level means nothing, not even when it is 0",
     "grad_norm": "before clipping",
+    "clip_fraction": "share of tokens whose ratio is outside the clip range",
+    "kl_ref": "of a language model to what training began with, in nats a token",
+    "response_length": "mean tokens of a completion, its end among them",
+    "solve_none": "share of prompts of whose completions none is right: they teach little",
+    "solve_all": "share of prompts of which all are",
+    "pass_at_group": "share of prompts of which one at least is",
     "finite": "1 until a loss, a parameter or a return is NaN or infinite",
 }
 

@@ -154,3 +154,16 @@ def backward(a: jax.Array, b: jax.Array) -> jax.Array:
         return x, x
 
     return jax.lax.scan(step, jnp.zeros_like(a[0]), (a, b), reverse=True)[1]
+
+
+def group_advantage(R: jax.Array, scale: bool = True) -> jax.Array:
+    """Of rewards [..., G] of completions of one prompt, R less their mean; in units of their
+    standard deviation (with G - 1, as TRL and verl have it) where `scale`."""
+    A = R - R.mean(-1, keepdims=True)
+    return A / (R.std(-1, ddof=1, keepdims=True) + 1e-4) if scale else A
+
+
+def leave_one_out(R: jax.Array) -> jax.Array:
+    """R less the mean of the *other* rewards [..., G] of its prompt."""
+    G = R.shape[-1]
+    return (R - R.mean(-1, keepdims=True)) * G / (G - 1)

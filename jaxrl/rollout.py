@@ -30,6 +30,13 @@ def objectives(world: Any) -> tuple[str, ...]:
     return getattr(world, "objectives", ())
 
 
+def known(world: Any, name: str) -> Any:
+    """What an environment says of itself, through its wrappers; None where it does not."""
+    while not hasattr(world, name) and hasattr(world, "env"):
+        world = world.env
+    return getattr(world, name, None)
+
+
 def named(world: Any, x: jax.Array) -> dict[str, jax.Array]:
     """Rewards or returns [N], or [N, K], by the objective's name."""
     names = objectives(world)

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write a run's policy as arrays, or as a program that needs no jaxrl",
     "report": "write the page of a run or a comparison, as HTML and Markdown",
     "dataset": "record steps as a file to learn from offline; look into one; read Minari's",
+    "pretrain": "fit the policy that token runs of a task begin from",
     "envs": "list the environments",
     "papers": "list the papers, and what is on record of each",
     "claims": "run the experiment behind a paper's claim, and record it",

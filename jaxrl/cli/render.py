@@ -25,6 +25,38 @@ def target(run: Path, format: str | None, out: str | None) -> Path:
     return path
 
 
+def has_text(run: Path, named: list[str]) -> bool:
+    """Whether what a run's policy does is to be read."""
+    import envs
+    from jaxrl.run.train import reopen
+
+    return envs.kind(reopen(run, named=named).env) == "tokens"
+
+
+def text(run: Path, path: Path, as_json: bool, **how) -> None:
+    """Write what a token run samples, and say it."""
+    with only_json(as_json) as emit:
+        from jaxrl.run.traces import traces
+
+        found = traces(run, path, **how, say=speaker())
+        groups = [
+            [dict(prompt=c.prompt, text="".join(t.text for t in c.tokens)) | shown(c) for c in g]
+            for g in found.groups
+        ]
+        which = dict(run=str(run), paper=found.paper, env=found.env, seed=found.seed)
+        emit(which | dict(file=str(path), groups=groups))
+    if not as_json:
+        click.echo(found.title)
+        for c in [c for g in groups for c in g]:
+            click.echo(f"{c['prompt']} {c['text']}  reward {c['reward']:.3g}")
+        click.echo(path)
+
+
+def shown(c) -> dict:
+    """A completion's numbers."""
+    return dict(reward=c.reward, advantage=[t.advantage for t in c.tokens])
+
+
 @click.command()
 @click.argument("run")
 @click.option("--format", metavar="|".join(FORMATS), help="of the film  [default: gif, or --out's]")
@@ -41,13 +73,18 @@ def command(run, format, out, seed, best, episodes, steps, stochastic, fps, own,
     """Show a run's policy at work: a film of one episode of one seed.
 
     A gif, an mp4 (pip install 'jaxrl[video]'), or an html page that opens offline, where brax's
-    bodies can be seen from several sides.
+    bodies can be seen from several sides. Of a token run the page has sampled completions of so
+    many prompts as --episodes says, each token on the colour of its advantage.
     """
     for name, value in dict(episodes=episodes, steps=steps, fps=fps).items():
         low, high = BOUNDS[name]
         if value is not None and not low <= value <= high:
             raise InputError(f"{name}: {value} is outside [{low}, {high}]")
+    if format is None and out is None and has_text(Path(run), own):
+        format = "html"
     path = target(Path(run), format, out)
+    if path.suffix == ".html" and has_text(Path(run), own):
+        return text(Path(run), path, as_json, seed=seed, best=best, prompts=episodes, named=own)
     with only_json(as_json) as emit:
         from jaxrl.run import render
         from jaxrl.run.stats import finite

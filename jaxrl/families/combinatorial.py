@@ -34,13 +34,12 @@ from flax import struct
 
 from jaxrl.core import Algo
 from jaxrl.errors import InputError
-from jaxrl.families.multi_objective import known
 from jaxrl.heads import MASKED
 from jaxrl.hyper import Linear, arg, check, hyper
 from jaxrl.networks import ACTIVATIONS, dense
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
-from jaxrl.rollout import choose, draw
+from jaxrl.rollout import choose, draw, known
 from jaxrl.types import Key, Params, flat
 
 CLIP = 10.0  # of logits, as Bello et al. 2016 and all after them

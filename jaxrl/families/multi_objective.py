@@ -37,7 +37,7 @@ from jaxrl.families.on_policy import SMALLEST, OnPolicy, on_policy, standardise,
 from jaxrl.hyper import arg, hyper
 from jaxrl.optim import adam
 from jaxrl.policies import Network, policy_for
-from jaxrl.rollout import evaluate, objectives, together
+from jaxrl.rollout import evaluate, known, objectives, together
 from jaxrl.surrogate import clipped
 from jaxrl.types import Key, Params
 
@@ -124,13 +124,6 @@ class Discounted:
         inner, weight = state
         inner, s = self.world.step(key, inner, action)
         return (inner, weight * self.gamma), s._replace(reward=weight * s.reward)
-
-
-def known(world: Any, name: str) -> Any:
-    """What an environment says of itself, through its wrappers; None where it does not."""
-    while not hasattr(world, name) and hasattr(world, "env"):
-        world = world.env
-    return getattr(world, name, None)
 
 
 def front(archive: Archive) -> jax.Array:

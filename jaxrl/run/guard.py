@@ -60,7 +60,10 @@ def guarded(algo: Algo, freeze: bool) -> Algo:
     def act(s, obs, memory, key, hp):
         return algo.act(s.inner, obs, memory, key, hp)
 
-    return Algo(init, step, act, algo.memory)
+    def inner(f):
+        return f and (lambda s, key, hp, world: f(s.inner, key, hp, world))
+
+    return Algo(init, step, act, algo.memory, inner(algo.examine), inner(algo.trace))
 
 
 class Loss(NamedTuple):

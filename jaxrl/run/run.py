@@ -20,7 +20,7 @@ import numpy as np
 from jaxrl import hyper
 from jaxrl.core import Algo
 from jaxrl.errors import InputError, reason
-from jaxrl.rollout import agents, evaluate, objectives
+from jaxrl.rollout import agents, evaluate, known, objectives
 from jaxrl.run import catalogue
 from jaxrl.run.guard import guarded
 from jaxrl.run.job import Job
@@ -75,6 +75,10 @@ def set_up(job: Job) -> Setting:
     world = envs.make(job.env, **job.env_params)
     if envs.kind(job.env) == "custom":
         try_out(job.env, world)
+    if known(world, "starts"):
+        from jaxrl.run.pretrain import started  # a family's, which few runs need
+
+        world = started(world, job.network)
     module, _ = catalogue.load(job.paper)
     algo = guarded(module.make(world, job.network), freeze=job.on_nan == "freeze")
     algo = algo._replace(init=jax.jit(algo.init), step=jax.jit(algo.step))  # traced only once
@@ -191,6 +195,7 @@ def score(algo: Algo, episodes: int, greedy: bool, x: tuple, hp: Any, world: Any
     def act(obs, memory, key):
         return algo.act(state, obs, memory, None if greedy else key, hp)
 
+    world = world.examined() if hasattr(world, "examined") else world
     return evaluate(act, algo.memory(episodes * agents(world)), world, key, episodes)
 
 
@@ -227,6 +232,7 @@ class Program(NamedTuple):
     advance: Callable
     greedy: Later
     sampled: Later
+    examined: Later | None  # what the algorithm's own `examine` says; None where it has none
     chunk: int
     compile_seconds: float
     bytes: int  # of memory that advancing takes, the state with it
@@ -255,12 +261,16 @@ def build(s: Setting) -> Program:
         f = over_rows(partial(score, algo, job.eval_episodes, greedy), s)
         return Later(lambda: compiled(traced(f, (state, s.keys), *rest)))
 
+    examine = over_rows(lambda x, *rest: algo.examine(*x, *rest), s)
+    examined = Later(lambda: compiled(traced(examine, (state, s.keys), *rest)))
     with ThreadPoolExecutor(2) as pool:
         loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
         init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
     init, loop = init.result(), loop.result()
     seconds = time.perf_counter() - began
-    return Program(init, loop, scorer(True), scorer(False), chunk, seconds, memory(loop))
+    examined = examined if algo.examine else None
+    scorers = scorer(True), scorer(False), examined
+    return Program(init, loop, *scorers, chunk, seconds, memory(loop))
 
 
 def memory(program: Any) -> int:

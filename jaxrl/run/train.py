@@ -261,6 +261,12 @@ def work(
 
         state = execute(s, program, both, state, done)
     last = (state, evaluation_keys(s, 1))
+    told = {}
+    if program.examined:
+        first = program.init(s.keys, s.hp, s.world), evaluation_keys(s, 1)
+        for name, x in dict(start=first, final=last).items():
+            got = program.examined(x, s.hp, s.world)
+            told[name] = {k: summarise(np.asarray(v, float)) for k, v in got.items()}
     steps = job.iterations * job.hyper.steps_per_iteration
     summary = dict(
         paper=job.paper,
@@ -271,6 +277,7 @@ def work(
         iterations=job.iterations,
         final_return=final(program.greedy(last, s.hp, s.world), s.world),
         final_return_stochastic=final(program.sampled(last, s.hp, s.world), s.world),
+        **told,
         frozen=[
             dict(seed=int(s.seeds[loss.row]), iteration=loss.iteration, metric=loss.metric)
             for loss in watch.lost()

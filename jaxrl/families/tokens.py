@@ -1,0 +1,501 @@
+"""The token family: a language model writes completions of prompts, a verifier rewards them.
+
+    algo = tokens(world, network, surrogate, advantage=..., weigh=...)
+
+An iteration samples `group` completions of each of `prompts` prompts (B rows together), weighs them
+against each other and learns from their tokens:
+
+    L = Σ_it weigh(mask)_it (surrogate(w, b, hp) + β penalty(log π_ref - log π) - c H)_it
+
+    sample     ids of prompts by `choose`, completions by `decode` (one scan with a cache), rewards
+               by the world's verifier; where there is a `keep`, whole groups that pass go first
+    advantage  (b, hp) -> [B] or [B, L]; fills `b.advantage`
+    surrogate  (View, b, hp) -> [M, L], per token, as on_policy's are per sample: the same functions
+    weigh      mask [M, L] -> how much each token counts: how losses are aggregated
+    track      a Part that owns a table of prompts and what was seen of them
+
+The policy is the model at `temperature`, in sampling as in learning. `old` is what it gave when it
+sampled: with `stale` > 1 the sampler is up to so many iterations behind. A frozen reference is what
+training began with: the world's `start`, if it has one (`jaxrl pretrain`), or chance.
+
+`episode_return` is the mean reward of the sampled completions. Other metrics: `response_length`;
+`entropy` of tokens; `kl_ref` to the reference (k3; of an eighth of the rows where the method needs
+none); `clip_fraction`; shares `solve_none` and `solve_all` of groups, `pass_at_group`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxrl import rollout
+from jaxrl.core import Algo, Part, View
+from jaxrl.errors import InputError
+from jaxrl.hyper import Linear, arg, check, hyper
+from jaxrl.optim import adam, norm
+from jaxrl.policies import Network
+from jaxrl.returns import group_advantage
+from jaxrl.rollout import known
+from jaxrl.shuffle import shuffle
+from jaxrl.surrogate import k1, k3, sequence_mean, token_mean
+from jaxrl.transformer import Transformer
+from jaxrl.types import Key, Params, flat
+
+EXAMINED, PASS_AT = 128, 16  # prompts of an examination, and completions of each
+TEMPERATURES = (0.25, 0.5, 0.75, 1.0)  # that an examination tries, 1 the last
+
+
+@hyper
+class Tokens:
+    """What every method of the family needs. An iteration is prompts x group completions."""
+
+    lr: float | Linear = arg(1e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
+    max_grad_norm: float = arg(1.0, "clip the gradient's global norm; inf: off", "(0, inf]")
+    temperature: float = arg(1.0, "of the policy that samples and learns", "(0, inf)")
+    ent_coef: float = arg(0.0, "weight of the entropy bonus", "(-inf, inf)")
+    prompts: int = arg(128, "prompts an iteration", "[1, inf)")
+    group: int = arg(8, "completions of each", "[2, inf)")
+    oversample: int = arg(1, "so many times the prompts are tried, where some are kept", "[1, inf)")
+    epochs: int = arg(1, "passes over each iteration's completions", "[1, inf)")
+    minibatches: int = arg(1, "of whole groups, a pass", "[1, inf)")
+    accumulate: int = arg(4, "pieces of a minibatch whose gradients are added", "[1, inf)")
+    stale: int = arg(1, "iterations for which one sampler serves", "[1, inf)")
+    horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
+
+    @classmethod
+    def for_env(cls, kind: str) -> Any:
+        """The defaults for a class of environments: the same for all."""
+        return cls()
+
+    @staticmethod
+    def network_for(kind: str) -> Network:
+        """`hidden`: the transformer's layers, all of one width."""
+        return Network(hidden=(64, 64))
+
+    @classmethod
+    def smallest(cls) -> dict[str, dict]:
+        """The smallest problem that moves every part, for the battery, as a config.toml has it."""
+        return dict(
+            run=dict(env="tokens/tiny"),
+            env_params={},
+            network=dict(hidden=(8,)),
+            hyper=dict(prompts=4, group=4, accumulate=2, minibatches=2, epochs=2, lr=0.03),
+        )
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Completions that one iteration learns from: what `--steps` counts here."""
+        return self.prompts * self.group
+
+    def problem(self) -> str:
+        """What is wrong between fields, in one line; "" if nothing is."""
+        if self.prompts % self.minibatches:
+            return f"minibatches: {self.minibatches} does not divide prompts = {self.prompts}"
+        if self.prompts * self.group // self.minibatches % self.accumulate:
+            rows = self.prompts * self.group // self.minibatches
+            return f"accumulate: {self.accumulate} does not divide a minibatch of {rows} rows"
+        return ""
+
+
+class Group(struct.PyTreeNode):
+    """Completions [B, ...], those of one prompt side by side: what a surrogate's `b` is."""
+
+    number: jax.Array  # of the prompt
+    tokens: jax.Array  # [B, P + L]
+    mask: jax.Array  # [B, L] 1 where the policy chose; 0 after the end, and in what is left out
+    old: jax.Array  # [B, L] log-probabilities under the sampler
+    value: jax.Array  # [B, L] before each token, likewise
+    reward: jax.Array  # [B]
+    baseline: Any = ()  # [B] the reward of the greedy completion, where there is one
+    ref: Any = ()  # [B, L] log-probabilities under the reference, where they are needed
+    advantage: Any = ()  # [B, L]
+    target: Any = ()  # [B, L] what the critic regresses on
+
+
+class State(struct.PyTreeNode):
+    params: Params
+    opt: Any
+    ref: Params
+    sampler: Any  # parameters that sample; () where they are `params`
+    table: Any  # of `track`
+    key: Key
+
+
+# ---- the model -------------------------------------------------------------------------------
+
+
+def task(world: Any) -> Any:
+    """The token task within a world (envs/tokens.py). InputError where there is none."""
+    inner = world
+    while not hasattr(inner, "place") and hasattr(inner, "env"):
+        inner = inner.env
+    if not hasattr(inner, "place"):
+        raise InputError(f"env: {world.name} has no prompts; this method needs tokens/...")
+    return inner
+
+
+def model(world: Any, network: Network) -> Transformer:
+    """The transformer for a world's tokens. InputError where it cannot be so."""
+    check(network)
+    n = len(task(world).symbols)
+    if len(set(network.hidden)) != 1 or network.hidden[0] % 2:
+        raise InputError(f"hidden: {network.hidden} are not layers of one even width")
+    if network.torso != "mlp" or network.memory:
+        raise InputError("torso, memory: this method has a transformer of its own")
+    return Transformer(n, network.hidden)
+
+
+class Written(struct.PyTreeNode):
+    """What `decode` wrote, [B, ...]."""
+
+    state: Any  # of the task: tokens among it
+    mask: jax.Array  # [B, L] 1 where the policy chose
+    log_prob: jax.Array  # [B, L], 0 elsewhere
+    value: jax.Array  # [B, L]
+
+
+def decode(
+    net: Transformer,
+    params: Params,
+    task: Any,
+    numbers: jax.Array,
+    key: Key | None,
+    temperature: Any = 1.0,
+    group: int = 1,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    cached: bool = True,
+) -> Written:
+    """`group` completions of each prompt, in one scan. The prompt is read once for all of them.
+
+    Args:
+      numbers: of the prompts.
+      key: None: by the mode.
+      prefix: tokens [B, L] and how many of each row are given, not chosen: 0 of them to L. A whole
+        completion given is one from elsewhere; part of one, a state to go on from.
+      cached: False computes every token from the whole sequence anew, for tests.
+    """
+    P, L, T = task.P, task.L, task.window
+    B, n = len(numbers) * group, len(task.symbols)
+    begun = jax.vmap(task.begin)(jnp.repeat(numbers, group))
+    noise = jnp.zeros((L, 1, n)) if key is None else flat(jax.random.gumbel, key, (L, B, n))
+    cache = net.empty(len(numbers), T)
+    if P > 1:
+        cache = net.apply(params, begun.tokens[::group, : P - 1], cache, 0)[2]
+    cache = jax.tree.map(lambda x: jnp.repeat(x, group, 0), cache)
+
+    def one(carry, x):
+        state, cache = carry
+        i, noise = x
+        if cached:
+            token = jax.lax.dynamic_slice_in_dim(state.tokens, P - 1 + i, 1, 1)
+            logits, value, cache = net.apply(params, token, cache, P - 1 + i)
+        else:
+            logits, value, _ = net.apply(params, state.tokens)
+            at = lambda y: jax.lax.dynamic_slice_in_dim(y, P - 1 + i, 1, 1)
+            logits, value = at(logits), at(value)
+        log_p = jax.nn.log_softmax(logits[:, 0] / temperature)
+        action = (log_p + noise).argmax(-1)
+        mine = jax.vmap(task.mine)(state) & ~state.over
+        if prefix is not None:
+            given = i < prefix[1]
+            action = jnp.where(given, prefix[0][:, i], action)
+            mine &= ~given
+        state = jax.vmap(task.place)(state, action)
+        chosen = jnp.take_along_axis(log_p, action[:, None], 1)[:, 0]
+        row = mine.astype(jnp.float32), jnp.where(mine, chosen, 0.0), value[:, 0]
+        return (state, cache), row
+
+    (state, _), rows = jax.lax.scan(one, (begun, cache), (jnp.arange(L), noise))
+    return Written(state, *(jnp.moveaxis(x, 0, 1) for x in rows))
+
+
+def judge(net: Transformer, params: Params, b: Group, temperature: Any) -> View:
+    """What the model says of completions, per token, against what the sampler said."""
+    L = b.mask.shape[1]
+    P = b.tokens.shape[1] - L
+    logits, value, _ = net.apply(params, b.tokens[:, :-1], since=P - 1)
+    log_p = jax.nn.log_softmax(logits / temperature)
+    log_prob = jnp.take_along_axis(log_p, b.tokens[:, P:, None], -1)[..., 0]
+    log_ratio = (log_prob - b.old) * (b.mask > 0)
+    return View(
+        log_ratio=log_ratio,
+        log_prob=log_prob,
+        value=value,
+        entropy=lambda: -(jnp.exp(log_p) * log_p).sum(-1),
+        kl=lambda: k3(log_ratio),  # an estimate, from the sampler's completions
+        reverse_kl=lambda: jnp.exp(log_ratio) * log_ratio - jnp.expm1(log_ratio),
+        record=log_prob,
+    )
+
+
+# ---- the seams' defaults ---------------------------------------------------------------------
+
+
+def uniform(table: Any, key: Key, n: int, task: Any) -> jax.Array:
+    """Numbers of n prompts."""
+    return jax.random.randint(key, (n,), 0, task.count)
+
+
+NOTHING = Part(lambda key, s, hp, world: (), lambda table, s, b, t, hp, world: (table, {}))
+
+
+def normalised(b: Group, hp: Any) -> jax.Array:
+    """GRPO's advantages: the reward less its group's mean, in standard deviations of the group."""
+    return group_advantage(grouped(b.reward, hp)).reshape(-1)
+
+
+def centred(b: Group, hp: Any) -> jax.Array:
+    """The reward less its group's mean."""
+    return group_advantage(grouped(b.reward, hp), scale=False).reshape(-1)
+
+
+def whitened(A: jax.Array, mask: jax.Array) -> jax.Array:
+    """Advantages of tokens [B, L] in units of the mean and standard deviation of all of them."""
+    count = token_mean(mask)
+    mean = (count * A).sum()
+    return (A - mean) / jnp.sqrt((count * jnp.square(A - mean)).sum() + 1e-8)
+
+
+def token_rewards(b: Group, hp: Any) -> jax.Array:
+    """[B, L]: the reward at the last token that was chosen, less `hp.beta` times k1 at each."""
+    last = b.mask * (jnp.cumsum(b.mask[:, ::-1], 1)[:, ::-1] == 1)
+    return last * b.reward[:, None] - hp.beta * b.mask * k1(b.ref - b.old)
+
+
+def grouped(x: jax.Array, hp: Any) -> jax.Array:
+    """[B, ...] as [prompts, group, ...]."""
+    return x.reshape(-1, hp.group, *x.shape[1:])
+
+
+def pass_rates(decay: float = 0.9) -> Part:
+    """A table of prompts: how often each was seen, and a moving mean of its groups' rewards."""
+
+    def init(key, s, hp, world):
+        n = task(world).prompts
+        return dict(visits=jnp.zeros(n, jnp.int32), rate=jnp.zeros(n))
+
+    def apply(table, s, b, t, hp, world):
+        number, R = b.number[:: hp.group], grouped(b.reward, hp).mean(-1)
+        first = table["visits"][number] == 0
+        rate = jnp.where(first, R, decay * table["rate"][number] + (1 - decay) * R)
+        visits = table["visits"].at[number].add(1)
+        return dict(visits=visits, rate=table["rate"].at[number].set(rate)), {}
+
+    return Part(init, apply)
+
+
+# ---- the loss, and what it is exactly ---------------------------------------------------------
+
+
+def total_loss(
+    net: Transformer,
+    params: Params,
+    b: Group,
+    share: jax.Array,
+    count: jax.Array,
+    hp: Any,
+    surrogate: Callable,
+    penalty: Callable | None = None,
+    critic: bool = False,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What completions add to a loss: (the sum, sums of what is told of them).
+
+    share, count: how much each token counts of the loss, and of a mean over tokens [B, L].
+    """
+    w = judge(net, params, b, hp.temperature)
+    entropy = w.entropy()
+    each = surrogate(w, b, hp) - hp.ent_coef * entropy
+    if penalty is not None:
+        each += hp.beta * penalty(b.ref - w.log_prob)
+    each = jnp.where(b.mask > 0, each, 0.0)
+    total = (share * each).sum()
+    stats = dict(entropy=entropy, policy_loss=each, approx_kl=w.kl())
+    if critic:
+        stats["value_loss"] = jnp.square(w.value - b.target) / 2
+        total += hp.vf_coef * (count * stats["value_loss"]).sum()
+    if hasattr(hp, "eps"):
+        high = jnp.log1p(getattr(hp, "eps_high", hp.eps))
+        outside = (w.log_ratio > high) | (jnp.expm1(w.log_ratio) < -hp.eps)
+        stats["clip_fraction"] = outside.astype(jnp.float32)
+    return total, {k: (count * x).sum() for k, x in stats.items()}
+
+
+def everything(
+    net: Transformer, params: Params, game: Any, temperature: Any = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Of a task whose completions can be counted: the log-probability and the reward of each,
+    [prompts, V ** L]."""
+    n, V, L = game.prompts, len(game.symbols), game.L
+    begun = jax.vmap(game.begin)(jnp.repeat(jnp.arange(n), V**L))
+    written = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * L, indexing="ij"), -1).reshape(-1, L)
+    rows = jnp.concatenate([begun.tokens[:, : game.P], jnp.tile(written, (n, 1))], 1)
+    reward = jax.vmap(game.score)(begun.replace(tokens=rows))
+    none = jnp.zeros((len(rows), L))
+    w = judge(net, params, Group(begun.number, rows, none + 1, none, none, reward), temperature)
+    return w.log_prob.sum(-1).reshape(n, -1), reward.reshape(n, -1)
+
+
+# ---- the builder -----------------------------------------------------------------------------
+
+
+def tokens(
+    world: Any,
+    network: Network,
+    surrogate: Callable,
+    advantage: Callable = normalised,
+    weigh: Callable = sequence_mean,
+    penalty: Callable | None = None,
+    choose: Callable = uniform,
+    keep: Callable | None = None,
+    track: Part = NOTHING,
+    reference: bool = False,
+    critic: bool = False,
+    greedy: bool = False,
+) -> Algo:
+    """An algorithm from what its paper says of completions and their tokens.
+
+    Args:
+      world: for its task.
+      surrogate: (View, Group, hp) -> losses [M, L].
+      advantage: (Group, hp) -> [B] or [B, L], or of a critic (advantage, target).
+      weigh: mask [M, L] -> weights [M, L].
+      penalty: (log π_ref - log π) -> [M, L], added `hp.beta` times.
+      choose: (table, key, n, task) -> numbers of n prompts.
+      keep: (Group, hp) -> [prompts x oversample] bool, the groups to learn from.
+      track: a Part; its slot is the table.
+      reference: whether `advantage` or `surrogate` read `b.ref`.
+      critic: whether the value head learns, `hp.vf_coef` its weight.
+      greedy: whether `b.baseline` is wanted.
+    """
+    net = model(world, network)
+    reference = reference or penalty is not None
+
+    def init(key, hp, world):
+        key, k_net, k_track = jax.random.split(key, 3)
+        fresh = net.init(k_net, jnp.zeros((1, 1), jnp.int32))
+        start = known(world, "start")
+        params = fresh if start == () else start
+        sampler = () if hp.stale == 1 else params
+        s = State(params, adam(hp).init(params), params, sampler, (), key)
+        return s.replace(table=track.init(k_track, s, hp, world))
+
+    def sample(params, s, key, hp, world):
+        k_choose, k_decode = jax.random.split(key)
+        game, score = task(world), jax.vmap(known(world, "score"))
+        numbers = choose(s.table, k_choose, hp.prompts * hp.oversample, game)
+        x = decode(net, params, game, numbers, k_decode, hp.temperature, hp.group)
+        b = Group(x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, score(x.state))
+        if greedy:
+            mode = decode(net, params, game, numbers, None)
+            b = b.replace(baseline=jnp.repeat(score(mode.state), hp.group))
+        if keep is None:
+            return b
+        kept = keep(b, hp)
+        order = jnp.argsort(~kept)[: hp.prompts]  # stable: as they were sampled
+        pick = lambda x: grouped(x, hp)[order].reshape(-1, *x.shape[1:])
+        b = jax.tree.map(pick, b)
+        return b.replace(mask=b.mask * jnp.repeat(kept[order], hp.group)[:, None])
+
+    def told(b, hp):
+        """What an iteration's rewards were, by name."""
+        R = grouped(b.reward, hp)
+        solved = R >= 1.0
+        return dict(
+            episode_return=R.mean(),
+            episodes=jnp.float32(R.size),
+            response_length=b.mask.sum(-1).mean(),
+            solve_none=(~solved.any(-1)).mean(),
+            solve_all=solved.all(-1).mean(),
+            pass_at_group=solved.any(-1).mean(),
+        )
+
+    def weighed(s, b, hp):
+        """Completions with their advantages, and their KL to the reference."""
+        looked = b if reference else jax.tree.map(lambda x: x[: max(1, len(x) // 8)], b)
+        ref = judge(net, s.ref, looked, hp.temperature).log_prob
+        kl = (token_mean(looked.mask) * k3(ref - looked.old)).sum()
+        b = b.replace(ref=ref) if reference else b
+        A = advantage(b, hp)
+        A, target = A if critic else (A, ())
+        A = jnp.broadcast_to(A.reshape(len(A), -1), b.mask.shape)
+        return b.replace(advantage=A, target=target), kl
+
+    def learn(params, opt, b, t, hp):
+        """One step, from a minibatch, by the gradients of its pieces."""
+
+        def loss(params, piece):
+            return total_loss(net, params, *piece, hp, surrogate, penalty, critic)
+
+        def of(piece):
+            (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, piece)
+            return grads, stats
+
+        cut = lambda x: x.reshape(hp.accumulate, -1, *x.shape[1:])
+        pieces = jax.tree.map(cut, (b, weigh(b.mask), token_mean(b.mask)))
+        shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], pieces))
+        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        add = lambda total, piece: (jax.tree.map(jnp.add, total, of(piece)), None)
+        (grads, stats), _ = jax.lax.scan(add, total, pieces)
+        updates, opt = adam(hp, t).update(grads, opt, params)
+        return optax.apply_updates(params, updates), opt, stats | dict(grad_norm=norm(grads))
+
+    def update(params, opt, b, key, t, hp):
+        def one(carry, index):
+            mine = jax.tree.map(lambda x: grouped(x, hp)[index].reshape(-1, *x.shape[1:]), b)
+            params, opt, stats = learn(*carry, mine, t, hp)
+            return (params, opt), stats
+
+        keys = jax.random.split(key, hp.epochs)
+        orders = [shuffle(k, hp.prompts).reshape(hp.minibatches, -1) for k in keys]
+        (params, opt), stats = jax.lax.scan(one, (params, opt), jnp.concatenate(orders))
+        return params, opt, jax.tree.map(jnp.mean, stats)
+
+    def step(s, t, hp, world):
+        key, k_sample, k_update = jax.random.split(s.key, 3)
+        if hp.stale > 1:
+            s = s.replace(sampler=rollout.choose(t % hp.stale == 0, s.params, s.sampler))
+        b = sample(s.sampler if hp.stale > 1 else s.params, s, k_sample, hp, world)
+        b, kl = weighed(s, b, hp)
+        params, opt, stats = update(s.params, s.opt, b, k_update, t, hp)
+        table, seen = track.apply(s.table, s, b, t, hp, world)
+        s = s.replace(params=params, opt=opt, table=table, key=key)
+        return s, told(b, hp) | dict(kl_ref=kl) | stats | seen
+
+    def act(s, obs, memory, key, hp):
+        logits, _, _ = net.apply(s.params, obs["tokens"])
+        logits = jnp.take_along_axis(logits, obs["at"][:, None, None], 1)[:, 0] / hp.temperature
+        if key is not None:
+            logits += jax.random.gumbel(key, logits.shape)
+        return logits.argmax(-1), memory
+
+    def examine(s, key, hp, world):
+        """On prompts that are held out: how much is solved by the mode, by samples, by the best of
+        some, and by samples at the best of some temperatures. Of a countable task also what is
+        lacking of the best reward, and the KL to the reference, both exact."""
+        game = task(world).examined()
+        k_number, k_decode = jax.random.split(key)
+        numbers = uniform((), k_number, EXAMINED, game)
+        solved = lambda x: (jax.vmap(game.score)(x.state) >= 1.0).reshape(EXAMINED, -1)
+        at = lambda T: solved(decode(net, s.params, game, numbers, k_decode, T, PASS_AT))
+        each = jax.lax.map(at, jnp.array(TEMPERATURES))
+        out = {
+            "sampled": each[-1].mean(),
+            "greedy": solved(decode(net, s.params, game, numbers, None)).mean(),
+            f"pass_at_{PASS_AT}": each[-1].any(-1).mean(),
+            "tempered": each.mean((1, 2)).max(),
+        }
+        if game.COUNTABLE:
+            log_p, R = everything(net, s.params, game)
+            p, ref = jnp.exp(log_p), everything(net, s.ref, game)[0]
+            out["regret"] = (R.max(-1) - (p * R).sum(-1)).mean()
+            out["exact_kl"] = (p * (log_p - ref)).sum(-1).mean()
+        return out
+
+    def trace(s, key, hp, world):
+        """An iteration's completions with their advantages, as it would learn from them."""
+        return weighed(s, sample(s.params, s, key, hp, world), hp)[0]
+
+    return Algo(init, step, act, examine=examine, trace=trace)
