@@ -2,7 +2,7 @@
 
 import click
 
-from jaxrl.cli.options import Assignment, Whole, only_json
+from jaxrl.cli.options import Assignment, Several, Whole, only_json
 from jaxrl.cli.output import speaker
 from jaxrl.errors import InputError
 
@@ -11,7 +11,13 @@ PART = click.FloatRange(0, 1)
 
 @click.command()
 @click.argument("env")
-@click.option("--hidden", default="64+64", show_default=True, help="widths of the layers")
+@click.option(
+    "--hidden",
+    type=Several(Whole()),
+    default="64,64",
+    show_default=True,
+    help="widths of the layers",
+)
 @click.option("--low", type=PART, default=0.25, show_default=True, help="least pass@1 of a start")
 @click.option("--high", type=PART, default=0.45, show_default=True, help="the most")
 @click.option("--seed", type=Whole(), default=0, show_default=True)
@@ -41,10 +47,8 @@ def command(env, hidden, low, high, seed, env_params, as_json):
         from jaxrl.families.tokens import Tokens
         from jaxrl.hyper import replace
         from jaxrl.run import pretrain
-        from jaxrl.run.job import typed
 
-        widths = typed("hidden", hidden, tuple[int, ...])
-        network = replace(Tokens.network_for(""), hidden=widths)
+        network = replace(Tokens.network_for(""), hidden=hidden)
         params, about = pretrain.fitted(world, network, (low, high), seed, speaker(as_json))
         path = pretrain.place(world, network)
         pretrain.save(path, params, about)

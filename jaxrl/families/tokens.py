@@ -52,6 +52,7 @@ TEMPERATURES = (0.25, 0.5, 0.75, 1.0)  # that an examination tries, 1 the last
 class Tokens:
     """What every method of the family needs. An iteration is prompts x group completions."""
 
+    STARTS = True  # a run begins with its task's start
     lr: float | Linear = arg(1e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
     max_grad_norm: float = arg(1.0, "clip the gradient's global norm; inf: off", "(0, inf]")
     temperature: float = arg(1.0, "of the policy that samples and learns", "(0, inf)")

@@ -75,7 +75,7 @@ def set_up(job: Job) -> Setting:
     world = envs.make(job.env, **job.env_params)
     if envs.kind(job.env) == "custom":
         try_out(job.env, world)
-    if known(world, "starts"):
+    if known(world, "starts") and getattr(job.hyper, "STARTS", False):
         from jaxrl.run.pretrain import started  # a family's, which few runs need
 
         world = started(world, job.network)
