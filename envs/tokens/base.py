@@ -125,7 +125,7 @@ class Task:
 
     def codes(self, text: str) -> jax.Array:
         """The tokens of a text."""
-        return jnp.array([self.symbols.index(c) for c in text])
+        return jnp.array([self.symbols.index(c) for c in text], jnp.int32)
 
     def says(self, state: State, answer: jax.Array) -> jax.Array:
         """Whether a completion closes with these tokens and END, whatever it has before them."""

@@ -13,7 +13,7 @@ SIGNS = "+-*"
 
 
 def plainly(x: jax.Array, n: int) -> jax.Array:
-    """The tokens of positive numbers [...] of at most n digits, BLANK for zeros in front: [..., n]"""
+    """The tokens of positive numbers [...], with BLANK for zeros in front: [..., n]."""
     digits = digits_of(x[..., None], n)
     return jnp.where(x[..., None] >= 10 ** jnp.arange(n), digits + ZERO, BLANK)[..., ::-1]
 

@@ -20,8 +20,8 @@ def doors(n: int) -> np.ndarray:
 
 
 def grown(key: jax.Array, n: int, start: jax.Array) -> jax.Array:
-    """The open cells of a maze, [n * n] bool: from the start, cell after cell is opened that has
-    one open neighbour, by chance, while there is such a one. So there is one way between any two."""
+    """The open cells of a maze, [n * n] bool: from the start, one after the other is opened that
+    has one open neighbour, by chance, while there is any. So one way leads between any two."""
     chance, to = jax.random.uniform(key, (n * n,)), doors(n)
 
     def grow(_, cells):

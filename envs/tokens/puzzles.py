@@ -87,8 +87,8 @@ FIRST = len(MARKS)  # the first bracket: those that open are even from it, and c
 
 @struct.dataclass
 class Brackets(Task):
-    """([]{ to }). : 1 to `length` brackets of which some are open; what closes them. Everything that
-    does so and ends is right, the shortest and any longer one that is balanced."""
+    """([]{ to }). : 1 to `length` brackets of which some are open; what closes them. The solution
+    is the shortest, but all are right that leave none open, in their order, and end."""
 
     length: int = struct.field(pytree_node=False, default=10)
     SYMBOLS = "()[]{}"
