@@ -10,6 +10,7 @@ import pytest
 import envs
 from envs.check import check
 from envs.registry import OWN
+from envs.tokens import TASKS
 from envs.tokens.base import BLANK, END
 from jaxrl.errors import InputError
 
@@ -87,7 +88,7 @@ def turns(prompt, said):
     for i in range(0, len(said) - 2, 3):
         assert at != goal
         to = tuple(np.add(at, MOVES.get(said[i], (0, 0))))
-        to = to if 0 <= min(to) and max(to) < 5 else at
+        to = to if min(to) >= 0 and max(to) < 5 else at
         now = int(said[i + 1]), int(said[i + 2])
         assert now in (at, to)
         fails += now != to
@@ -160,7 +161,7 @@ def test_a_verifier_agrees_with_one_that_reads_text(task, name, completions):
     got = reward.sum(1)
     want = [VERIFY[name](task.text(x[: task.P]), said(task, x)) for x in last]
     np.testing.assert_array_equal(got, np.float32(want))
-    assert got[:N].all() and 0.02 < 1 - got[N : 3 * N].mean() and got[3 * N :].mean() < 0.5
+    assert got[:N].all() and got[N : 3 * N].mean() < 0.98 and got[3 * N :].mean() < 0.5
     # an episode ends once, is paid there, and nothing is written after
     assert over[:, -1].all() and (np.diff(over, axis=1) >= 0).all() and not more.any()
     np.testing.assert_array_equal(after, last)
@@ -172,20 +173,34 @@ def test_a_verifier_agrees_with_one_that_reads_text(task, name, completions):
     assert name == "turns" or ((written == END) | (ends == task.L - 1)).all()
 
 
-def test_easier_problems_are_others_and_solvable(task, name, completions):
-    easy = task.replace(difficulty=jnp.float32(0.5))
-    _, last, _, reward, _, _ = map(np.asarray, play(easy, np.full_like(completions, -1)))
-    hard = np.asarray(play(task, np.full_like(completions, -1))[1])
-    assert reward.sum(1).all() and (last[:, : task.P] != hard[:, : task.P]).any(1).mean() > 0.3
-    words = lambda rows: np.mean([len(set(map(bytes, rows[:, : task.P])))])
-    size = lambda rows: (rows[:, task.P :] != BLANK).sum(1).mean()  # of what is to be written
-    assert size(last) < size(hard) or words(last) <= words(hard)
+def test_easier_problems_are_smaller_or_fewer_and_solvable(task, name, completions):
+    easy = task.replace(difficulty=jnp.float32(0.1 if name != "turns" else 0.4))
+    solved = np.full_like(completions, -1)
+    (_, last, _, reward, *_), (_, hard, *_) = (
+        map(np.asarray, play(t, solved)) for t in (easy, task)
+    )
+    assert reward.sum(1).all()
+    assert (last[:, : task.P] != hard[:, : task.P]).any(1).mean() > 0.3
+    words = lambda rows: len(set(map(bytes, rows[:, : task.P])))
+    size = lambda rows: (rows[:, task.P :] != BLANK).sum()
+    assert size(last) < size(hard) or words(last) < words(hard)
+
+    # short completions, of what solutions have, are now and then right
+    rng = np.random.default_rng(1)
+    used = np.setdiff1d(last[:, task.P :], [BLANK, END])
+    for row in solved:
+        n = 1 + rng.integers(min(4, task.L - 1))
+        row[:] = np.concatenate([rng.choice(used, n), [END], np.full(task.L - n - 1, BLANK)])
+    _, last, _, reward, *_ = map(np.asarray, play(easy, solved))
+    want = [VERIFY[name](task.text(x[: task.P]), said(task, x)) for x in last]
+    np.testing.assert_array_equal(reward.sum(1), np.float32(want))
+    assert name == "mul" or 0 < sum(want) < len(want)
 
 
 @pytest.fixture(scope="module")
 def sides(task):
-    prompt = jax.jit(jax.vmap(lambda t, i: t.problem(i, t.difficulty).prompt, (None, 0)))
-    prompts = np.asarray(prompt(task, task.order))
+    one = jax.jit(jax.vmap(lambda i: task.problem(i, task.difficulty).prompt))  # as `make` has it
+    prompts = np.asarray(one(jnp.arange(task.space)))[task.order]
     return prompts[: task.prompts], prompts[task.prompts :]
 
 
@@ -210,8 +225,14 @@ def test_what_is_held_out_has_no_linear_structure(task, sides):
             assert abs(held[residue == r].sum() - 0.2 * n) <= 4.5 * np.sqrt(0.16 * n) + 1
 
 
-def test_they_keep_the_protocol(task):
-    assert check(task, steps=40) == []
+def test_they_keep_the_protocol(task, name):
+    """Wholly those whose state is another; of all, what a step leaves is what it began with."""
+    if name in ("countdown", "turns"):
+        assert check(task, steps=40) == []
+    state = jax.eval_shape(task.begin, jnp.int32(0))
+    after = jax.eval_shape(lambda s: task.step(None, s, jnp.int32(0)).state, state)
+    types = lambda tree: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]
+    assert types(state) == types(after)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +254,7 @@ def test_what_does_not_fit_is_said(name, params, said):
 def test_sizes_fit_their_windows():
     """The largest of each task: shapes only."""
     for name in NAMES:
-        kind = type(envs.make_env(f"tokens/{name}")) if False else envs.tokens.TASKS[name]
+        kind = TASKS[name]
         for sizes in ({k: v[end] for k, v in kind.SIZES.items()} for end in (0, 1)):
             none = jnp.zeros(1, jnp.int32)
             task = kind(name, none, none[0], none[0], 0, jnp.float32(1.0), **sizes)
