@@ -111,7 +111,7 @@ class Turns(Task):
     size: int = struct.field(pytree_node=False, default=5)
     SYMBOLS = "0123456:" + LETTERS
     SIZES = {"size": (3, 7)}
-    P = 5
+    P = property(lambda self: 5)
 
     @property
     def turns(self) -> int:
