@@ -156,7 +156,8 @@ class Task:
         N = len(self.order)
         if self.prompts == N:
             return self
-        return self.replace(first=jnp.int32(self.prompts), count=jnp.int32(N - self.prompts))
+        first, count = jnp.int32(self.prompts), jnp.int32(N - self.prompts)
+        return self.replace(first=first, count=count)  # type: ignore[attr-defined]
 
     def begin(self, j: jax.Array) -> State:
         """Before the first token of problem j, of this side of the split."""
