@@ -111,7 +111,10 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
     "agents": ("spread", "foraging", "climbing", "penalty"),
     "goals": ("hidden",),
     "combinatorial": ("tsp", "knapsack"),
-    "tokens": ("add", "tiny"),
+    "tokens": (
+        *("add", "mul", "chain", "countdown", "sort", "parity", "brackets", "maze", "turns"),
+        "tiny",
+    ),
 }
 
 # What upstream offers and we do not, and why.

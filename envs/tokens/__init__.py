@@ -1,6 +1,15 @@
 """Token tasks: a prompt, a completion, and a verifier that is exact. Everything on the accelerator.
 
     add         two numbers of `digits` digits; their sum, last digit first
+    mul         their product, the scratch work before it
+    chain       up to `length` operations modulo 10, from the left; each result, of which the last
+    countdown   `numbers` and a target; an expression of some of them that gives it
+    sort        up to `length` digits; the same in order
+    parity      up to `length` bits; after each whether the ones are odd, of which the last
+    brackets    up to `length` brackets, some open; what closes them
+    maze        a maze of `size` * `size` cells; a walk from its start to its goal
+    turns       a board of `size` * `size` cells; a walk to its goal, a move a turn, and after each
+                what the world answers, as moves may fail
     tiny        a symbol; two symbols of which every pair has its own known reward: all completions
                 can be counted, so that the exact optimum, gradient and KL can be computed
 
@@ -14,12 +23,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.adapters.common import physics, whole
-from envs.tokens.arithmetic import Add
+from envs.tokens.arithmetic import Add, Chain, Mul
 from envs.tokens.base import HELD_OUT, Task, hashed
+from envs.tokens.countdown import Countdown
+from envs.tokens.paths import Maze, Turns
+from envs.tokens.puzzles import Brackets, Parity, Sort
 from envs.tokens.tiny import Tiny
 from jaxrl.errors import InputError
 
-TASKS = {"add": Add, "tiny": Tiny}
+TASKS = {
+    "add": Add,
+    "mul": Mul,
+    "chain": Chain,
+    "countdown": Countdown,
+    "sort": Sort,
+    "parity": Parity,
+    "brackets": Brackets,
+    "maze": Maze,
+    "turns": Turns,
+    "tiny": Tiny,
+}
 
 
 def make(name: str, **params: Any) -> Task:
@@ -41,6 +64,9 @@ def make(name: str, **params: Any) -> Task:
     held = (np.asarray(hashed(prompts)) < HELD_OUT * 2.0**32) & kind.SPLIT
     order = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
     learned = int((~held).sum())
+    if kind.SPLIT and learned in (0, task.space):
+        few = "too few problems: none is left to learn from or to hold out"
+        raise InputError(f"difficulty: {leaves['difficulty']:g} gives {few}")
     return task.replace(
         order=jnp.asarray(order, jnp.int32), count=jnp.int32(learned), prompts=learned
     )

@@ -27,6 +27,7 @@ from envs.spaces import Box, Discrete
 
 BLANK, END = 0, 1  # tokens of every task
 MARKS = "_."  # how they are written
+ZERO = len(MARKS)  # the token of the digit 0, where digits are a task's first symbols
 HELD_OUT = 0.2  # share of problems
 SPACE = 2**14  # problems of a task that has more
 
@@ -35,7 +36,7 @@ class Problem(NamedTuple):
     """One problem of a task."""
 
     prompt: jax.Array  # [P] tokens, BLANK on the left
-    solution: jax.Array  # [L] tokens, with END, then BLANK
+    solution: jax.Array  # [L] tokens to the end, then BLANK
     data: Any = None  # what scoring needs, if it is not the solution
 
 
@@ -122,6 +123,17 @@ class Task:
     def symbols(self) -> str:
         return MARKS + self.SYMBOLS
 
+    def codes(self, text: str) -> jax.Array:
+        """The tokens of a text."""
+        return jnp.array([self.symbols.index(c) for c in text], jnp.int32)
+
+    def says(self, state: State, answer: jax.Array) -> jax.Array:
+        """Whether a completion closes with these tokens and END, whatever it has before them."""
+        tail = jnp.append(answer, END)
+        since = state.at + 1 - len(tail)
+        there = jax.lax.dynamic_slice(state.tokens, (since,), tail.shape)
+        return ((there == tail).all() & (since >= self.P)).astype(jnp.float32)
+
     @property
     def window(self) -> int:
         return self.P + self.L
@@ -144,7 +156,8 @@ class Task:
         N = len(self.order)
         if self.prompts == N:
             return self
-        return self.replace(first=jnp.int32(self.prompts), count=jnp.int32(N - self.prompts))
+        first, count = jnp.int32(self.prompts), jnp.int32(N - self.prompts)
+        return self.replace(first=first, count=count)  # type: ignore[attr-defined]
 
     def begin(self, j: jax.Array) -> State:
         """Before the first token of problem j, of this side of the split."""
@@ -173,9 +186,9 @@ class Task:
         return state, self.see(state)
 
     def step(self, key, state, action):
-        state = self.place(state, action)
-        reward = jnp.where(state.over, self.score(state), 0.0)
-        return Step(state, self.see(state), reward, state.over, jnp.bool_(False))
+        after = self.place(state, action)
+        reward = jnp.where(after.over & ~state.over, self.score(after), 0.0)
+        return Step(after, self.see(after), reward, after.over, jnp.bool_(False))
 
     def text(self, tokens: Any) -> str:
         """Tokens as a person reads them, without BLANK."""
@@ -185,3 +198,27 @@ class Task:
 def drawn(i: jax.Array) -> jax.Array:
     """The key of a problem whose numbers are only names."""
     return jax.random.fold_in(jax.random.key(0), i)
+
+
+def numbered(i: jax.Array, most: int, limit: jax.Array) -> jax.Array:
+    """Which of `limit` problems has number i: each, where `most`, the largest limit, is within
+    SPACE; else one is drawn."""
+    if most <= SPACE:
+        return i * limit // most
+    return jax.random.randint(drawn(i), (), 0, limit)
+
+
+def up_to(most: int, difficulty: jax.Array, least: int = 1) -> jax.Array:
+    """The size of the largest problems at a difficulty, a whole number from `least` to `most`."""
+    return jnp.maximum(jnp.round(most * difficulty).astype(jnp.int32), least)
+
+
+def ended(tokens: jax.Array, n: jax.Array) -> jax.Array:
+    """The first n tokens, END, and BLANK: one place more than was given."""
+    t = jnp.arange(len(tokens) + 1)
+    return jnp.where(t < n, jnp.append(tokens, BLANK), jnp.where(t == n, END, BLANK))
+
+
+def shifted(tokens: jax.Array, right: bool = False) -> jax.Array:
+    """Tokens without the BLANKs among them, which come last; or first, if shifted right."""
+    return tokens[jnp.argsort((tokens == BLANK) != right, stable=True)]

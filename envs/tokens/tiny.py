@@ -15,7 +15,7 @@ class Tiny(Task):
 
     SYMBOLS = "abcdef"
     SPLIT, COUNTABLE = False, True
-    P, L = 1, 2
+    P, L = property(lambda self: 1), property(lambda self: 2)
 
     @property
     def space(self):
