@@ -23,6 +23,7 @@ from jaxrl.families.tokens import TEMPERATURES, decode, model, task, uniform
 from jaxrl.policies import Network
 from jaxrl.run.checkpoint import as_json, by_path, kind, plain
 from jaxrl.run.files import replacing
+from jaxrl.surrogate import token_mean
 from jaxrl.types import Params
 
 BATCH, CHUNK, MOST = 256, 64, 16_384  # solutions a step; steps between two looks; steps at most
@@ -52,13 +53,21 @@ def fitted(
     adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(LR))
     P = game.P
 
+    def solved(j):
+        """Problem j's window with its solution, and which tokens of that the policy chooses."""
+
+        def one(state, token):
+            return game.place(state, token), game.mine(state) & ~state.over
+
+        solution = game.problem(game.order[game.first + j], game.difficulty).solution
+        state, mine = jax.lax.scan(one, game.begin(j), solution)
+        return state.tokens, mine
+
     def loss(params, key):
-        problem = lambda j: game.problem(game.order[game.first + j], game.difficulty)
-        p = jax.vmap(problem)(uniform((), key, BATCH, game))
-        logits = net.apply(params, jnp.concatenate([p.prompt, p.solution], 1)[:, :-1], since=P - 1)
-        each = optax.softmax_cross_entropy_with_integer_labels(logits[0], p.solution)
-        counts = p.solution != 0
-        return (each * counts).sum() / counts.sum()
+        tokens, mine = jax.vmap(solved)(uniform((), key, BATCH, game))
+        logits = net.apply(params, tokens[:, :-1], since=P - 1)[0]
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, P:])
+        return token_mean(mine.astype(jnp.float32)).ravel() @ each.ravel()
 
     @jax.jit
     def advance(params, opt, key, n):
@@ -75,11 +84,10 @@ def fitted(
         held = game.examined()
         k_number, k_decode = jax.random.split(jax.random.key(seed + 1))
         numbers = uniform((), k_number, LOOKED, held)
-        solved = lambda x: (jax.vmap(held.score)(x.state) >= 1.0).mean()
-        at = lambda T: solved(decode(net, params, held, numbers, k_decode, T, EACH))
-        return jax.lax.map(at, jnp.array(TEMPERATURES)), solved(
-            decode(net, params, held, numbers, None)
-        )
+        right = lambda x: (jax.vmap(held.score)(x.state) >= 1.0).mean()
+        at = lambda T: right(decode(net, params, held, numbers, k_decode, T, EACH))
+        greedy = right(decode(net, params, held, numbers, None))
+        return jax.lax.map(at, jnp.array(TEMPERATURES)), greedy
 
     low, high = between
     opt, done, n = adam.init(params), 0, CHUNK
