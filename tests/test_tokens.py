@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 import envs
+from jaxrl.completions import Group, decode, everything, judge, model, task
 from jaxrl.families import tokens as family
-from jaxrl.families.tokens import Group, Tokens, decode, everything, grouped, judge, total_loss
+from jaxrl.families.tokens import Tokens, grouped, total_loss
 from jaxrl.papers.reasoning.grpo import GRPO
 from jaxrl.returns import group_advantage, leave_one_out
 from jaxrl.surrogate import constant_length, policy_gradient, sequence_mean, token_mean
 
 WORLD = envs.make("tokens/add")
-GAME = family.task(WORLD)
-NET = family.model(WORLD, Tokens.network_for("").replace(hidden=(16, 16)))
+GAME = task(WORLD)
+NET = model(WORLD, Tokens.network_for("").replace(hidden=(16, 16)))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,8 @@ def test_a_prefix_is_given_and_not_chosen(params):
 
 def test_sampling_is_at_the_temperature(params):
     """The first token's frequencies, of one prompt, are the softmax of its logits over T."""
-    game = family.task(envs.make("tokens/tiny"))
-    net = family.model(envs.make("tokens/tiny"), Tokens.network_for("").replace(hidden=(8,)))
+    game = task(envs.make("tokens/tiny"))
+    net = model(envs.make("tokens/tiny"), Tokens.network_for("").replace(hidden=(8,)))
     p = net.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
     x = decode(net, p, game, jnp.array([2]), jax.random.key(5), 0.5, 20_000)
     logits = net.apply(p, x.state.tokens[:1, :1])[0][0, 0]
@@ -109,8 +110,8 @@ class Tiny:
 
     def __init__(self):
         self.world = envs.make("tokens/tiny")
-        self.game = family.task(self.world)
-        self.net = family.model(self.world, Tokens.network_for("").replace(hidden=(8,)))
+        self.game = task(self.world)
+        self.net = model(self.world, Tokens.network_for("").replace(hidden=(8,)))
         p = self.net.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
         self.params = jax.tree.map(
             lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), p

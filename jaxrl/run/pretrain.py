@@ -18,8 +18,9 @@ import numpy as np
 import optax
 
 from jaxrl import cache
+from jaxrl.completions import decode, model, task
 from jaxrl.errors import InputError, RunError
-from jaxrl.families.tokens import TEMPERATURES, decode, model, task, uniform
+from jaxrl.families.tokens import TEMPERATURES
 from jaxrl.policies import Network
 from jaxrl.run.checkpoint import as_json, by_path, kind, plain
 from jaxrl.run.files import replacing
@@ -64,7 +65,7 @@ def fitted(
         return state.tokens, mine
 
     def loss(params, key):
-        tokens, mine = jax.vmap(solved)(uniform((), key, BATCH, game))
+        tokens, mine = jax.vmap(solved)(jax.random.randint(key, (BATCH,), 0, game.count))
         logits = net.apply(params, tokens[:, :-1], since=P - 1)[0]
         each = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, P:])
         return token_mean(mine.astype(jnp.float32)).ravel() @ each.ravel()
@@ -83,7 +84,7 @@ def fitted(
     def look(params):
         held = game.examined()
         k_number, k_decode = jax.random.split(jax.random.key(seed + 1))
-        numbers = uniform((), k_number, LOOKED, held)
+        numbers = jax.random.randint(k_number, (LOOKED,), 0, held.count)
         right = lambda x: (jax.vmap(held.score)(x.state) >= 1.0).mean()
         at = lambda T: right(decode(net, params, held, numbers, k_decode, T, EACH))
         greedy = right(decode(net, params, held, numbers, None))

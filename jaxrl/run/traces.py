@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrl.families.tokens import task
+from jaxrl.completions import task
 from jaxrl.run import evaluate
 from jaxrl.run.files import replacing
 from jaxrl.run.run import evaluation_keys

@@ -15,8 +15,9 @@ import pytest
 
 import envs
 from envs.tokens.base import END
+from jaxrl.completions import judge, model, task
 from jaxrl.families import tokens as family
-from jaxrl.families.tokens import Tokens, judge
+from jaxrl.families.tokens import Tokens
 from jaxrl.hyper import cast
 from jaxrl.papers.reasoning import dapo, dr_grpo, grpo, reinforce_pp, token_ppo
 from tests.papers.by_hand import quick
@@ -48,13 +49,13 @@ class Step(NamedTuple):
     metrics: dict
 
 
-def easy(task, state):
+def easy(game, state):
     """A reward that chance gets now and then: the first digit is right, or nearly."""
-    off = jnp.abs(state.tokens[task.P] - state.data[0])
+    off = jnp.abs(state.tokens[game.P] - state.data[0])
     return jnp.where(off == 0, 1.0, jnp.where(off == 1, 0.25, 0.0))
 
 
-def ends(task, state, token):
+def ends(game, state, token):
     """Many tokens end a completion, so that chance writes short ones."""
     return token % 3 == END
 
@@ -63,9 +64,9 @@ def stepped(slug, monkeypatch) -> Step:
     module, hp = METHODS[slug]
     hp = cast(hp)
     monkeypatch.setattr(family, "adam", lambda hp, t=0: optax.sgd(1.0))
-    monkeypatch.setattr(type(family.task(WORLD)), "score", easy)
-    monkeypatch.setattr(type(family.task(WORLD)), "ends", ends)
-    net = family.model(WORLD, NETWORK)
+    monkeypatch.setattr(type(task(WORLD)), "score", easy)
+    monkeypatch.setattr(type(task(WORLD)), "ends", ends)
+    net = model(WORLD, NETWORK)
     algo = module.make(WORLD, NETWORK)
     s = algo.init(jax.random.key(0), hp, WORLD)
 

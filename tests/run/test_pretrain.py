@@ -8,8 +8,9 @@ import pytest
 
 import envs
 from jaxrl.cli.app import main
+from jaxrl.completions import model
 from jaxrl.errors import InputError, RunError
-from jaxrl.families.tokens import Tokens, model
+from jaxrl.families.tokens import Tokens
 from jaxrl.run import pretrain
 
 NETWORK = Tokens.network_for("").replace(hidden=(16, 16))

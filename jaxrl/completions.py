@@ -1,0 +1,155 @@
+"""Completions: how a transformer writes them, and what it says of those that are written.
+
+A task's prompts (`envs/tokens`) are numbers; B = prompts x group rows stand together, those of one
+prompt side by side.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrl.core import View
+from jaxrl.errors import InputError
+from jaxrl.hyper import check
+from jaxrl.policies import Network
+from jaxrl.surrogate import k3
+from jaxrl.transformer import Transformer
+from jaxrl.types import Key, Params, flat
+
+TEMPERATURES = (0.25, 0.5, 0.75, 1.0)  # that an examination tries, 1 the last
+
+
+def task(world: Any) -> Any:
+    """The token task within a world (envs/tokens.py). InputError where there is none."""
+    inner = world
+    while not hasattr(inner, "place") and hasattr(inner, "env"):
+        inner = inner.env
+    if not hasattr(inner, "place"):
+        raise InputError(f"env: {world.name} has no prompts; this method needs tokens/...")
+    return inner
+
+
+def model(world: Any, network: Network) -> Transformer:
+    """The transformer for a world's tokens. InputError where it cannot be so."""
+    check(network)
+    n = len(task(world).symbols)
+    if len(set(network.hidden)) != 1 or network.hidden[0] % 2:
+        raise InputError(f"hidden: {network.hidden} are not layers of one even width")
+    if network.torso != "mlp" or network.memory:
+        raise InputError("torso, memory: this method has a transformer of its own")
+    return Transformer(n, network.hidden)
+
+
+class Group(struct.PyTreeNode):
+    """Completions [B, ...], those of one prompt side by side: what a surrogate's `b` is."""
+
+    number: jax.Array  # of the prompt
+    tokens: jax.Array  # [B, P + L]
+    mask: jax.Array  # [B, L] 1 where the policy chose; 0 after the end, and in what is left out
+    old: jax.Array  # [B, L] log-probabilities under the sampler
+    value: jax.Array  # [B, L] before each token, likewise
+    reward: jax.Array  # [B]
+    baseline: Any = ()  # [B] the reward of the greedy completion, where there is one
+    ref: Any = ()  # [B, L] log-probabilities under the reference, where they are needed
+    advantage: Any = ()  # [B, L]
+    target: Any = ()  # [B, L] what the critic regresses on
+
+
+class Written(struct.PyTreeNode):
+    """What `decode` wrote, [B, ...]."""
+
+    state: Any  # of the task: tokens among it
+    mask: jax.Array  # [B, L] 1 where the policy chose
+    log_prob: jax.Array  # [B, L], 0 elsewhere
+    value: jax.Array  # [B, L]
+
+
+def decode(
+    net: Transformer,
+    params: Params,
+    game: Any,
+    numbers: jax.Array,
+    key: Key | None,
+    temperature: Any = 1.0,
+    group: int = 1,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    cached: bool = True,
+) -> Written:
+    """`group` completions of each prompt, in one scan. The prompt is read once for all of them.
+
+    Args:
+      numbers: of the prompts.
+      key: None: by the mode.
+      prefix: tokens [B, L] and how many of each row are given, not chosen: 0 of them to L. A whole
+        completion given is one from elsewhere; part of one, a state to go on from.
+      cached: False computes every token from the whole sequence anew, for tests.
+    """
+    P, L, T = game.P, game.L, game.window
+    B, n = len(numbers) * group, len(game.symbols)
+    begun = jax.vmap(game.begin)(jnp.repeat(numbers, group))
+    noise = jnp.zeros((L, 1, n)) if key is None else flat(jax.random.gumbel, key, (L, B, n))
+    cache = net.empty(len(numbers), T)
+    if P > 1:
+        cache = net.apply(params, begun.tokens[::group, : P - 1], cache, 0)[2]
+    cache = jax.tree.map(lambda x: jnp.repeat(x, group, 0), cache)
+
+    def one(carry, x):
+        state, cache = carry
+        i, noise = x
+        if cached:
+            token = jax.lax.dynamic_slice_in_dim(state.tokens, P - 1 + i, 1, 1)
+            logits, value, cache = net.apply(params, token, cache, P - 1 + i)
+        else:
+            logits, value, _ = net.apply(params, state.tokens)
+            at = lambda y: jax.lax.dynamic_slice_in_dim(y, P - 1 + i, 1, 1)
+            logits, value = at(logits), at(value)
+        log_p = jax.nn.log_softmax(logits[:, 0] / temperature)
+        action = (log_p + noise).argmax(-1)
+        mine = jax.vmap(game.mine)(state) & ~state.over
+        if prefix is not None:
+            given = i < prefix[1]
+            action = jnp.where(given, prefix[0][:, i], action)
+            mine &= ~given
+        state = jax.vmap(game.place)(state, action)
+        chosen = jnp.take_along_axis(log_p, action[:, None], 1)[:, 0]
+        row = mine.astype(jnp.float32), jnp.where(mine, chosen, 0.0), value[:, 0]
+        return (state, cache), row
+
+    (state, _), rows = jax.lax.scan(one, (begun, cache), (jnp.arange(L), noise))
+    return Written(state, *(jnp.moveaxis(x, 0, 1) for x in rows))
+
+
+def judge(net: Transformer, params: Params, b: Group, temperature: Any) -> View:
+    """What the model says of completions, per token, against what the sampler said."""
+    L = b.mask.shape[1]
+    P = b.tokens.shape[1] - L
+    logits, value, _ = net.apply(params, b.tokens[:, :-1], since=P - 1)
+    log_p = jax.nn.log_softmax(logits / temperature)
+    log_prob = jnp.take_along_axis(log_p, b.tokens[:, P:, None], -1)[..., 0]
+    log_ratio = (log_prob - b.old) * (b.mask > 0)
+    return View(
+        log_ratio=log_ratio,
+        log_prob=log_prob,
+        value=value,
+        entropy=lambda: -(jnp.exp(log_p) * log_p).sum(-1),
+        kl=lambda: k3(log_ratio),  # an estimate, from the sampler's completions
+        reverse_kl=lambda: jnp.exp(log_ratio) * log_ratio - jnp.expm1(log_ratio),
+        record=log_prob,
+    )
+
+
+def everything(
+    net: Transformer, params: Params, game: Any, temperature: Any = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Of a task whose completions can be counted: the log-probability and the reward of each,
+    [prompts, V ** L]."""
+    n, V, L = game.prompts, len(game.symbols), game.L
+    begun = jax.vmap(game.begin)(jnp.repeat(jnp.arange(n), V**L))
+    written = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * L, indexing="ij"), -1).reshape(-1, L)
+    rows = jnp.concatenate([begun.tokens[:, : game.P], jnp.tile(written, (n, 1))], 1)
+    reward = jax.vmap(game.score)(begun.replace(tokens=rows))
+    none = jnp.zeros((len(rows), L))
+    w = judge(net, params, Group(begun.number, rows, none + 1, none, none, reward), temperature)
+    return w.log_prob.sum(-1).reshape(n, -1), reward.reshape(n, -1)
