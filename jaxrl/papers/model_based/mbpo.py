@@ -29,27 +29,30 @@ PAPER = {
     "hyper": "MBPO",
     "parent": "sac",
     "changes": "it learns from short rollouts of a learned model, branched from replayed states",
-    "claim": "it learns the pendulum in fewer steps than SAC, at the same gradient steps",
+    "claim": "with five updates a step, of imagined ones, it learns in fewer steps than SAC does "
+    "with one; and not worse than SAC with as many, of real ones",
     "check": {
-        "on": {"Pendulum-v1": 4_000},
+        "on": {"Pendulum-v1": 3_000},
         "hyper": {
             "num_envs": 2,
-            "updates": 2,
+            "updates": 10,
             "batch_size": 64,
             "learning_starts": 500,
-            "lr": 3e-3,
         },
         "network": {"hidden": [32, 32]},
-        "tune": {"lr": [1e-3, 3e-3]},
-        "arms": {"sac": {"paper": "sac"}},
-        "says": ["final_return > sac"],
+        "tune": {"lr": [1e-3, 2e-3]},
+        "arms": {
+            "sac": {"paper": "sac", "hyper": {"updates": 2}},  # one a step
+            "more": {"paper": "sac"},
+        },
+        "says": ["final_return > sac", "final_return > more - 50"],
     },
 }
 
 
 @hyper
 class MBPO(Imagination, SAC):
-    pass
+    model_lr: float = 3e-3
 
 
 def make(world, network=Network()):
