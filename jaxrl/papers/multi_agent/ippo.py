@@ -29,10 +29,9 @@ PAPER = {
     "changes": "each agent of a team learns by itself, from what it sees",
     "claim": "agents that learn by themselves learn to forage together",
     "check": {
-        "on": {"agents/foraging": 400_000},
-        "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},
-        "by": "last episode_return",  # of policies as they explore: by their modes two can wait
-        "arms": {},  # for each other for ever
+        "on": {"agents/foraging": 800_000},
+        "arms": {},
+        # as policies explore: by their modes two can wait for each other for ever
         "says": ["last episode_return > 0.95"],
     },
 }
