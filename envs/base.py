@@ -16,7 +16,7 @@ none pays a number.
 has a row for each: `reset(key, n)` begins n episodes and gives n x agents rows, agent by agent.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +111,8 @@ class Wrapper:
 
     def examined(self) -> Any:
         """Where a policy is evaluated: with problems that are held out, where some are."""
-        inner = getattr(self.env, "examined", None)
-        return self.replace(env=inner()) if inner else self
+        inner, own = getattr(self.env, "examined", None), cast(Any, self)
+        return own.replace(env=inner()) if inner else self
 
     def reset(self, key):
         return self.env.reset(key)

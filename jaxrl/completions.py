@@ -92,7 +92,7 @@ def decode(
     noise = jnp.zeros((L, 1, n)) if key is None else flat(jax.random.gumbel, key, (L, B, n))
     cache = net.empty(len(numbers), T)
     if P > 1:
-        cache = net.apply(params, begun.tokens[::group, : P - 1], cache, 0)[2]
+        cache = net.read(params, begun.tokens[::group, : P - 1], cache, 0)[2]
     cache = jax.tree.map(lambda x: jnp.repeat(x, group, 0), cache)
 
     def one(carry, x):
@@ -100,9 +100,9 @@ def decode(
         i, noise = x
         if cached:
             token = jax.lax.dynamic_slice_in_dim(state.tokens, P - 1 + i, 1, 1)
-            logits, value, cache = net.apply(params, token, cache, P - 1 + i)
+            logits, value, cache = net.read(params, token, cache, P - 1 + i)
         else:
-            logits, value, _ = net.apply(params, state.tokens)
+            logits, value, _ = net.read(params, state.tokens)
             at = lambda y: jax.lax.dynamic_slice_in_dim(y, P - 1 + i, 1, 1)
             logits, value = at(logits), at(value)
         log_p = jax.nn.log_softmax(logits[:, 0] / temperature)
@@ -125,7 +125,7 @@ def judge(net: Transformer, params: Params, b: Group, temperature: Any) -> View:
     """What the model says of completions, per token, against what the sampler said."""
     L = b.mask.shape[1]
     P = b.tokens.shape[1] - L
-    logits, value, _ = net.apply(params, b.tokens[:, :-1], since=P - 1)
+    logits, value, _ = net.read(params, b.tokens[:, :-1], since=P - 1)
     log_p = jax.nn.log_softmax(logits / temperature)
     log_prob = jnp.take_along_axis(log_p, b.tokens[:, P:, None], -1)[..., 0]
     log_ratio = (log_prob - b.old) * (b.mask > 0)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxrl.heads import MASKED
+from jaxrl.types import Params
 
 BASE = 10_000.0  # of the rotary frequencies
 HEADS, KV_HEADS = 4, 2  # or as many as divide the width
@@ -116,6 +117,11 @@ class Transformer(nn.Module):
         x = nn.RMSNorm(name="norm")(x[:, since:])
         value = nn.Dense(1, kernel_init=nn.initializers.zeros, name="value")(x)[..., 0]
         return embed.attend(x), value, Cache(tuple(layers), visible)
+
+    def read(self, params: Params, *args: Any, **how: Any) -> tuple[jax.Array, jax.Array, Any]:
+        """`apply`, and what it gives."""
+        out: Any = self.apply(params, *args, **how)
+        return out
 
     def empty(self, B: int, T: int) -> Cache:
         """A cache of B sequences with place for T tokens."""

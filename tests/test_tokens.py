@@ -80,7 +80,7 @@ def test_sampling_is_at_the_temperature(params):
     net = model(envs.make("tokens/tiny"), Tokens.network_for("").replace(hidden=(8,)))
     p = net.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
     x = decode(net, p, game, jnp.array([2]), jax.random.key(5), 0.5, 20_000)
-    logits = net.apply(p, x.state.tokens[:1, :1])[0][0, 0]
+    logits = net.read(p, x.state.tokens[:1, :1])[0][0, 0]
     want = jax.nn.softmax(logits / 0.5)
     got = np.bincount(np.asarray(x.state.tokens[:, 1]), minlength=8) / 20_000
     np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / 20_000))

@@ -19,10 +19,10 @@ def params():
 
 
 def test_a_cache_changes_nothing(params):
-    logits, value, _ = NET.apply(params, TOKENS)
+    logits, value, _ = NET.read(params, TOKENS)
     cache = NET.empty(3, 12)  # there may be more room than is used
-    first, v_first, cache = NET.apply(params, TOKENS[:, :4], cache, 0)
-    step = jax.jit(lambda cache, token, at: NET.apply(params, token, cache, at))
+    first, v_first, cache = NET.read(params, TOKENS[:, :4], cache, 0)
+    step = jax.jit(lambda cache, token, at: NET.read(params, token, cache, at))
     rest = []
     for i in range(4, 9):
         out, v, cache = step(cache, TOKENS[:, i : i + 1], i)
@@ -31,20 +31,20 @@ def test_a_cache_changes_nothing(params):
     np.testing.assert_allclose(together, logits, atol=2e-5)
     values = jnp.concatenate([v_first, *(v for _, v in rest)], 1)
     np.testing.assert_allclose(values, value, atol=2e-5)
-    np.testing.assert_array_equal(NET.apply(params, TOKENS, since=5)[0], logits[:, 5:])
+    np.testing.assert_array_equal(NET.read(params, TOKENS, since=5)[0], logits[:, 5:])
 
 
 def test_a_token_says_nothing_to_those_before_it(params):
-    logits = NET.apply(params, TOKENS)[0]
-    other = NET.apply(params, TOKENS.at[:, 6].set(3))[0]
+    logits = NET.read(params, TOKENS)[0]
+    other = NET.read(params, TOKENS.at[:, 6].set(3))[0]
     np.testing.assert_array_equal(logits[:, :6], other[:, :6])
     assert (np.abs(logits[:, 6:] - other[:, 6:]).max((1, 2)) > 1e-3).any()
 
 
 def test_blanks_on_the_left_are_not_seen(params):
     row = TOKENS[:1, 2:]
-    plain = NET.apply(params, row)[0]
-    padded = NET.apply(params, jnp.pad(row, ((0, 0), (2, 0))))[0]
+    plain = NET.read(params, row)[0]
+    padded = NET.read(params, jnp.pad(row, ((0, 0), (2, 0))))[0]
     np.testing.assert_allclose(padded[:, 2:], plain, atol=2e-5)
 
 

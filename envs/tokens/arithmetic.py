@@ -1,5 +1,7 @@
 """Sums, products and chains, their digits as tokens."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -127,7 +129,7 @@ class Chain(Task):
         count = jax.random.randint(k_count, (), 1, up_to(self.length, difficulty) + 1)
         digits = jax.random.randint(k_digit, (self.length + 1,), 0, 10)
         signs = jax.random.randint(k_sign, (self.length,), 0, 3)
-        after = lambda x, y: (applied(y[0], x, y[1]) % 10,) * 2
+        after: Any = lambda x, y: (applied(y[0], x, y[1]) % 10,) * 2
         _, results = jax.lax.scan(after, digits[0], (signs, digits[1:]))
         tail = jnp.stack([self.codes("+-*")[signs], digits[1:] + ZERO], 1)
         tail = jnp.where(jnp.arange(self.length)[:, None] < count, tail, BLANK).ravel()

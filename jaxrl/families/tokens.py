@@ -327,7 +327,7 @@ def tokens(
         return s, told(b, hp) | dict(kl_ref=kl) | stats | seen
 
     def act(s, obs, memory, key, hp):
-        logits, _, _ = net.apply(s.params, obs["tokens"])
+        logits, _, _ = net.read(s.params, obs["tokens"])
         logits = jnp.take_along_axis(logits, obs["at"][:, None, None], 1)[:, 0] / hp.temperature
         if key is not None:
             logits += jax.random.gumbel(key, logits.shape)

@@ -19,7 +19,7 @@ import optax
 
 from jaxrl import cache
 from jaxrl.completions import decode, model, task
-from jaxrl.errors import InputError, RunError
+from jaxrl.errors import InputError
 from jaxrl.families.tokens import TEMPERATURES
 from jaxrl.policies import Network
 from jaxrl.run.checkpoint import as_json, by_path, kind, plain
@@ -46,7 +46,7 @@ def fitted(
     over the interval it goes back and looks twice as often.
 
     Raises:
-      RunError: it cannot be brought there.
+      InputError: it cannot be brought there.
     """
     game, net = task(world), model(world, network)
     k_net, key = jax.random.split(jax.random.key(seed))
@@ -66,7 +66,7 @@ def fitted(
 
     def loss(params, key):
         tokens, mine = jax.vmap(solved)(jax.random.randint(key, (BATCH,), 0, game.count))
-        logits = net.apply(params, tokens[:, :-1], since=P - 1)[0]
+        logits = net.read(params, tokens[:, :-1], since=P - 1)[0]
         each = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, P:])
         return token_mean(mine.astype(jnp.float32)).ravel() @ each.ravel()
 
@@ -104,7 +104,7 @@ def fitted(
         if sampled >= low:
             about = dict(sampled=sampled, greedy=float(greedy), tempered=float(tempered.max()))
             return params, about | dict(steps=done, seed=seed)
-    raise RunError(
+    raise InputError(
         f"pretrain: {world.name}: pass@1 is {sampled:.3f} after {done} steps, "
         f"wanted is [{low}, {high}]; another difficulty, or hidden, may help"
     )
@@ -122,8 +122,9 @@ def place(world: Any, network: Network) -> Path:
 def save(path: Path, params: Params, about: dict) -> None:
     """Write a start: its leaves by their paths, and `about` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    leaves: Any = plain(params)
     with replacing(path, "start") as new:
-        np.savez(new, about=as_json(about), **plain(params))
+        np.savez(new, about=as_json(about), **leaves)
 
 
 def load(path: Path, like: Params) -> Params:

@@ -257,19 +257,20 @@ def build(s: Setting) -> Program:
     start, step = over_rows(algo.init, s), over_rows(partial(advance, algo, chunk), s)
     state = jax.eval_shape(start, s.keys, *rest)
 
-    def scorer(greedy: bool) -> Later:
-        f = over_rows(partial(score, algo, job.eval_episodes, greedy), s)
-        return Later(lambda: compiled(traced(f, (state, s.keys), *rest)))
+    def later(f: Callable) -> Later:
+        return Later(lambda: compiled(traced(over_rows(f, s), (state, s.keys), *rest)))
 
-    examine = over_rows(lambda x, *rest: algo.examine(*x, *rest), s)
-    examined = Later(lambda: compiled(traced(examine, (state, s.keys), *rest)))
+    examine = algo.examine
+    scorers = (
+        later(partial(score, algo, job.eval_episodes, True)),
+        later(partial(score, algo, job.eval_episodes, False)),
+        later(lambda x, *rest: examine(*x, *rest)) if examine else None,
+    )
     with ThreadPoolExecutor(2) as pool:
         loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
         init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
     init, loop = init.result(), loop.result()
     seconds = time.perf_counter() - began
-    examined = examined if algo.examine else None
-    scorers = scorer(True), scorer(False), examined
     return Program(init, loop, *scorers, chunk, seconds, memory(loop))
 
 

@@ -91,7 +91,8 @@ def traces(
     """
     s, state, index, title, _ = evaluate.one_seed(run, seed, best, True, named, say)
     one = jax.tree.map(lambda x: x[index], state)
-    b = jax.jit(s.algo.trace)(one, evaluation_keys(s, 3)[index], s.hp, s.world)
+    trace: Any = s.algo.trace
+    b = jax.jit(trace)(one, evaluation_keys(s, 3)[index], s.hp, s.world)
     groups = read(task(s.world), b, min(prompts, s.hp.prompts), s.hp.group)
     with replacing(path, "render") as new:
         new.write_text(page(title, groups), encoding="utf-8")

@@ -9,12 +9,12 @@ import pytest
 import envs
 from jaxrl.cli.app import main
 from jaxrl.completions import model
-from jaxrl.errors import InputError, RunError
+from jaxrl.errors import InputError
 from jaxrl.families.tokens import Tokens
 from jaxrl.run import pretrain
 
-NETWORK = Tokens.network_for("").replace(hidden=(16, 16))
-RUN = ["train", "grpo", "--env", "tokens/add", "--env-param", "digits=1", "--hidden", "16,16"]
+NETWORK = Tokens.network_for("").replace(hidden=(32, 32))
+RUN = ["train", "grpo", "--env", "tokens/add", "--hidden", "32,32"]
 SMALL = ["--prompts", "16", "--group", "4", "--steps", "512", "--seeds", "2", "--evals", "1"]
 
 
@@ -36,7 +36,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world():
-    return envs.make("tokens/add", digits=1)
+    return envs.make("tokens/add")
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +93,14 @@ def test_what_it_samples_can_be_read(run, capsys):
         assert len({c["prompt"] for c in g}) == 1 and g[0]["prompt"] in page
         for c in g:  # the reward is the verifier's: a sum's digits, the last first
             a, b = map(int, c["prompt"].rstrip("=").split("+"))
-            want = f"{a + b:02}"[::-1] + "."
+            want = f"{a + b:03}"[::-1] + "."
             assert c["reward"] == float(c["text"] == want)
             assert len(c["advantage"]) == len(c["text"])
 
 
 def test_a_start_that_cannot_be_is_refused(world, monkeypatch):
     monkeypatch.setattr(pretrain, "MOST", 64)
-    with pytest.raises(RunError, match=r"pretrain: tokens/add: pass@1 is 0.* after 64 steps"):
+    with pytest.raises(InputError, match=r"pretrain: tokens/add: pass@1 is 0.* after 64 steps"):
         pretrain.fitted(world, NETWORK, (0.99, 0.995))
 
 

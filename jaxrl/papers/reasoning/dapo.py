@@ -39,9 +39,9 @@ PAPER = {
         "says": ["final_return > grpo"],
     },
     "battery": {
-        "run": {"env": "tokens/add"},
-        "env_params": {"digits": 1},
-        "hyper": {"cache": 0.5, "oversample": 2},
+        "run": {"env": "tokens/parity"},
+        "env_params": {"length": 4},
+        "hyper": {"cache": 0.7, "oversample": 2},
     },
 }
 
