@@ -69,7 +69,7 @@ def test_a_model_learns_a_linear_system_its_noise_and_its_end():
         *carry, _ = fit_model(*carry, likelihood, b, key, 0, 0, hp)
         return tuple(carry), None
 
-    fit = quick(lambda carry: jax.lax.scan(one, carry, jax.random.split(KEY, 300))[0])
+    fit = quick(lambda carry: jax.lax.scan(one, carry, jax.random.split(KEY, 500))[0])
     params, _ = fit((params, opt))
     g = dynamics.guess(params["model"], params["scale"], b.obs, b.action, hp)
     ahead, reward = dynamics.read(g.mean, params["scale"], b.obs)

@@ -84,9 +84,9 @@ def test_a_run_goes_on_bit_for_bit(run, tmp_path, home):
     assert resumed["start"] == whole["start"] and resumed["final"] == whole["final"]
 
 
-def test_what_it_samples_can_be_read(run, capsys):
+def test_what_it_samples_can_be_read(run, capfd):
     do("render", str(run), "--episodes", "2", "--json")
-    said = json.loads(capsys.readouterr().out)
+    said = json.loads(capfd.readouterr().out)
     assert len(said["groups"]) == 2 and all(len(g) == 4 for g in said["groups"])
     page = (run / "render.html").read_text()
     for g in said["groups"]:
