@@ -92,10 +92,11 @@ def status(paper: dict | None, evidence: dict) -> str:
     """Computed, never typed: works, not reproduced, partial: <what is missing>, planned."""
     if paper is None:
         return PLANNED
+    needless = paper.get("reference") and "check" not in paper
     missing = [
         *([] if evidence["equation_tests"] else ["equation test"]),
         *([] if evidence["battery"] else ["battery"]),
-        *([] if evidence["claim"] or paper.get("reference") else ["claim"]),
+        *([] if evidence["claim"] or needless else ["claim"]),
     ]
     if missing:
         return f"partial: {', '.join(missing)}"
