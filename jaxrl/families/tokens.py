@@ -253,13 +253,14 @@ def tokens(
         if greedy:
             mode = decode(net, params, game, numbers, None)
             b = b.replace(baseline=jnp.repeat(score(mode.state), hp.group))
+        said = told(b, hp)  # of all, kept or not
         if keep is None:
-            return b
+            return b, said
         kept = keep(b, hp)
         order = jnp.argsort(~kept)[: hp.prompts]  # stable: as they were sampled
         pick = lambda x: grouped(x, hp)[order].reshape(-1, *x.shape[1:])
         b = jax.tree.map(pick, b)
-        return b.replace(mask=b.mask * jnp.repeat(kept[order], hp.group)[:, None])
+        return b.replace(mask=b.mask * jnp.repeat(kept[order], hp.group)[:, None]), said
 
     def told(b, hp):
         """What an iteration's rewards were, by name."""
@@ -319,12 +320,12 @@ def tokens(
         key, k_sample, k_update = jax.random.split(s.key, 3)
         if hp.stale > 1:
             s = s.replace(sampler=rollout.choose(t % hp.stale == 0, s.params, s.sampler))
-        b = sample(s.sampler if hp.stale > 1 else s.params, s, k_sample, hp, world)
+        b, said = sample(s.sampler if hp.stale > 1 else s.params, s, k_sample, hp, world)
         b, kl = weighed(s, b, hp)
         params, opt, stats = update(s.params, s.opt, b, k_update, t, hp)
         table, seen = track.apply(s.table, s, b, t, hp, world)
         s = s.replace(params=params, opt=opt, table=table, key=key)
-        return s, told(b, hp) | dict(kl_ref=kl) | stats | seen
+        return s, said | dict(kl_ref=kl) | stats | seen
 
     def act(s, obs, memory, key, hp):
         logits, _, _ = net.read(s.params, obs["tokens"])
@@ -358,6 +359,6 @@ def tokens(
 
     def trace(s, key, hp, world):
         """An iteration's completions with their advantages, as it would learn from them."""
-        return weighed(s, sample(s.params, s, key, hp, world), hp)[0]
+        return weighed(s, sample(s.params, s, key, hp, world)[0], hp)[0]
 
     return Algo(init, step, act, examine=examine, trace=trace)

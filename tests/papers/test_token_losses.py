@@ -215,6 +215,9 @@ def test_dapo_learns_from_groups_that_are_solved_in_part(monkeypatch):
     assert partly[: partly.sum()].all()  # first
     assert (groups(x.b.mask.sum(1))[~partly] == 0).all() and partly.sum() > 0
     assert (groups(x.b.mask.sum(1))[partly] > 0).all()
+    # what is told is of all that was sampled, twice as much
+    assert float(x.metrics["episodes"]) == 2 * len(x.b.reward)
+    assert float(x.metrics["episode_return"]) != pytest.approx(x.b.reward.mean())
 
 
 @pytest.mark.equation("dapo")
