@@ -15,20 +15,26 @@ DIAGNOSTIC = {
     "value_loss": "the critic's error, in squared (scaled) return; often rises while returns do",
     "policy_loss": "the surrogate; its level means nothing, not even when it is 0",
     "grad_norm": "before clipping",
+    "finite": "1 until a loss, a parameter or a return is NaN or infinite",
+}
+COMPLETIONS = {
     "clip_fraction": "share of tokens whose ratio is outside the clip range",
     "kl_ref": "of a language model to what training began with, in nats a token",
     "response_length": "mean tokens of a completion, its end among them",
     "solve_none": "share of prompts of whose completions none is right: they teach little",
     "solve_all": "share of prompts of which all are",
     "pass_at_group": "share of prompts of which one at least is",
-    "finite": "1 until a loss, a parameter or a return is NaN or infinite",
 }
 
 
 def explain() -> str:
     """The table as text."""
-    rows = [("Progress is these, higher is better:", PROGRESS), ("The rest diagnoses:", DIAGNOSTIC)]
-    width = max(map(len, PROGRESS | DIAGNOSTIC))
+    rows = [
+        ("Progress is these, higher is better:", PROGRESS),
+        ("The rest diagnoses:", DIAGNOSTIC),
+        ("Of language models also:", COMPLETIONS),
+    ]
+    width = max(map(len, PROGRESS | DIAGNOSTIC | COMPLETIONS))
     return "\n".join(
         f"{head}\n" + "\n".join(f"  {k:<{width}}  {v}" for k, v in table.items())
         for head, table in rows

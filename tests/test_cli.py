@@ -27,7 +27,7 @@ SMALL = ["--num-envs", 4, "--num-steps", 8, "--minibatches", 2, "--hidden", "8",
 
 # arguments, and what the one line must hold: the name, its value, what is allowed
 BAD = [
-    (["trian"], "command: no 'trian'; did you mean train?"),
+    (["trian"], "command: no 'trian'; did you mean train"),
     (["train", "pppo"], "paper: no 'pppo'; did you mean pdppo or ppo"),
     (["train", "--env", "CartPole-v1"], "paper: none before --env"),
     (["train", "./nothing.py"], "nothing.py: No such file"),

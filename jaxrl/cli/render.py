@@ -25,12 +25,11 @@ def target(run: Path, format: str | None, out: str | None) -> Path:
     return path
 
 
-def has_text(run: Path, named: list[str]) -> bool:
-    """Whether what a run's policy does is to be read."""
-    import envs
-    from jaxrl.run.train import reopen
+def has_text(run: Path) -> bool:
+    """Whether what a finished run's policy does is to be read. InputError where there is no run."""
+    from jaxrl.run.record import load_summary
 
-    return envs.kind(reopen(run, named=named).env) == "tokens"
+    return load_summary(run)["env"].startswith("tokens/")
 
 
 def text(run: Path, path: Path, as_json: bool, **how) -> None:
@@ -80,10 +79,10 @@ def command(run, format, out, seed, best, episodes, steps, stochastic, fps, own,
         low, high = BOUNDS[name]
         if value is not None and not low <= value <= high:
             raise InputError(f"{name}: {value} is outside [{low}, {high}]")
-    if format is None and out is None and has_text(Path(run), own):
+    if format is None and out is None and has_text(Path(run)):
         format = "html"
     path = target(Path(run), format, out)
-    if path.suffix == ".html" and has_text(Path(run), own):
+    if path.suffix == ".html" and has_text(Path(run)):
         return text(Path(run), path, as_json, seed=seed, best=best, prompts=episodes, named=own)
     with only_json(as_json) as emit:
         from jaxrl.run import render
