@@ -140,6 +140,19 @@ def judge(net: Transformer, params: Params, b: Group, temperature: Any) -> View:
     )
 
 
+def attempts(
+    net: Transformer, params: Params, game: Any, key: Key, prompts: int, each: int
+) -> tuple[jax.Array, jax.Array]:
+    """Which of so many completions each of random prompts are right: sampled at each of the
+    temperatures [temperatures, prompts, each], and by the mode [prompts]."""
+    k_number, k_decode = jax.random.split(key)
+    numbers = jax.random.randint(k_number, (prompts,), 0, game.count)
+    right = lambda x: (jax.vmap(game.score)(x.state) >= 1.0).reshape(prompts, -1)
+    at = lambda T: right(decode(net, params, game, numbers, k_decode, T, each))
+    greedy = right(decode(net, params, game, numbers, None))[:, 0]
+    return jax.lax.map(at, jnp.array(TEMPERATURES)), greedy
+
+
 def everything(
     net: Transformer, params: Params, game: Any, temperature: Any = 1.0
 ) -> tuple[jax.Array, jax.Array]:

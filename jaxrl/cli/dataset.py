@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from jaxrl.cli.options import Assignment, Whole, only_json
+from jaxrl.cli.options import Whole, env_param, only_json
 from jaxrl.cli.output import columns, speaker, writable
 from jaxrl.errors import InputError
 
@@ -40,14 +40,7 @@ def target(out: str, overwrite: bool) -> Path:
 @click.option("--seed", type=Whole(), default=0, show_default=True, help="of the recording")
 @click.option("--paper", metavar="FILE.py", help="allow the run's own paper, this file")
 @click.option("--env", default="", help="of --random without a run; or allow the run's own")
-@click.option(
-    "--env-param",
-    "env_params",
-    type=Assignment(),
-    multiple=True,
-    metavar="NAME=NUMBER",
-    help="physics of --env, such as gravity=12",
-)
+@env_param("physics of --env, such as gravity=12")
 @OVERWRITE
 @JSON
 def make(out, runs, random, steps, paper, env, env_params, expert, overwrite, as_json, **how):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Assignment, Whole, named, only_json
+from jaxrl.cli.options import Whole, env_param, named, only_json
 from jaxrl.cli.output import speaker
 
 
@@ -14,14 +14,7 @@ from jaxrl.cli.output import speaker
 @click.option("--seed", type=Whole(), default=1, show_default=True, help="of the episodes")
 @click.option("--stochastic", is_flag=True, help="act as it explores, not by its mode")
 @click.option("--gymnasium", metavar="NAME", help="play Gymnasium's own environment instead")
-@click.option(
-    "--env-param",
-    "env_params",
-    type=Assignment(),
-    multiple=True,
-    metavar="NAME=NUMBER",
-    help="other physics than it trained in, such as gravity=12",
-)
+@env_param("other physics than it trained in, such as gravity=12")
 @click.option("--best", is_flag=True, help="the checkpoint whose evaluation was best, not the last")
 @named
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing else")

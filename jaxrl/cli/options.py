@@ -79,6 +79,18 @@ class Assignment(click.ParamType):
             raise InputError(f"{title(param)}: {value!r} is not NAME=NUMBER") from e
 
 
+def env_param(about: str) -> Any:
+    """The option --env-param, with what it is there for."""
+    return click.option(
+        "--env-param",
+        "env_params",
+        type=Assignment(),
+        multiple=True,
+        metavar="NAME=NUMBER",
+        help=about,
+    )
+
+
 class Spread(click.Command):
     """A command whose flags in `spread` take several values, as if each had the flag before it."""
 

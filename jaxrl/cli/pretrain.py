@@ -2,7 +2,7 @@
 
 import click
 
-from jaxrl.cli.options import Assignment, Several, Whole, only_json
+from jaxrl.cli.options import Several, Whole, env_param, only_json
 from jaxrl.cli.output import speaker
 from jaxrl.errors import InputError
 
@@ -21,14 +21,7 @@ PART = click.FloatRange(0, 1)
 @click.option("--low", type=PART, default=0.25, show_default=True, help="least pass@1 of a start")
 @click.option("--high", type=PART, default=0.45, show_default=True, help="the most")
 @click.option("--seed", type=Whole(), default=0, show_default=True)
-@click.option(
-    "--env-param",
-    "env_params",
-    type=Assignment(),
-    multiple=True,
-    metavar="NAME=NUMBER",
-    help="a parameter of the task, such as digits=3",
-)
+@env_param("a parameter of the task, such as digits=3")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON, and nothing else")
 def command(env, hidden, low, high, seed, env_params, as_json):
     """Fit a transformer to a token task's own solutions until it solves a part of them.

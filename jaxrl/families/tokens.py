@@ -32,7 +32,7 @@ import optax
 from flax import struct
 
 from jaxrl import rollout
-from jaxrl.completions import TEMPERATURES, Group, decode, everything, judge, model, task
+from jaxrl.completions import Group, attempts, decode, everything, judge, model, task
 from jaxrl.core import Algo, Part
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
@@ -339,14 +339,10 @@ def tokens(
         some, and by samples at the best of some temperatures. Of a countable task also what is
         lacking of the best reward, and the KL to the reference, both exact."""
         game = task(world).examined()
-        k_number, k_decode = jax.random.split(key)
-        numbers = uniform((), k_number, EXAMINED, game)
-        solved = lambda x: (jax.vmap(game.score)(x.state) >= 1.0).reshape(EXAMINED, -1)
-        at = lambda T: solved(decode(net, s.params, game, numbers, k_decode, T, PASS_AT))
-        each = jax.lax.map(at, jnp.array(TEMPERATURES))
+        each, greedy = attempts(net, s.params, game, key, EXAMINED, PASS_AT)
         out = {
             "sampled": each[-1].mean(),
-            "greedy": solved(decode(net, s.params, game, numbers, None)).mean(),
+            "greedy": greedy.mean(),
             f"pass_at_{PASS_AT}": each[-1].any(-1).mean(),
             "tempered": each.mean((1, 2)).max(),
         }

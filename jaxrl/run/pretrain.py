@@ -18,9 +18,8 @@ import numpy as np
 import optax
 
 from jaxrl import cache
-from jaxrl.completions import decode, model, task
+from jaxrl.completions import attempts, model, task
 from jaxrl.errors import InputError
-from jaxrl.families.tokens import TEMPERATURES
 from jaxrl.policies import Network
 from jaxrl.run.checkpoint import as_json, by_path, kind, plain
 from jaxrl.run.files import replacing
@@ -82,13 +81,9 @@ def fitted(
 
     @jax.jit
     def look(params):
-        held = game.examined()
-        k_number, k_decode = jax.random.split(jax.random.key(seed + 1))
-        numbers = jax.random.randint(k_number, (LOOKED,), 0, held.count)
-        right = lambda x: (jax.vmap(held.score)(x.state) >= 1.0).mean()
-        at = lambda T: right(decode(net, params, held, numbers, k_decode, T, EACH))
-        greedy = right(decode(net, params, held, numbers, None))
-        return jax.lax.map(at, jnp.array(TEMPERATURES)), greedy
+        key = jax.random.key(seed + 1)
+        sampled, greedy = attempts(net, params, game.examined(), key, LOOKED, EACH)
+        return sampled.mean((1, 2)), greedy.mean()
 
     low, high = between
     opt, done, n = adam.init(params), 0, CHUNK
