@@ -62,7 +62,8 @@ def dense(width: int, name: str, scale: float = 1.0) -> nn.Dense:
 
 
 class Block(nn.Module):
-    """One layer: x [B, S, width] at positions [S] -> (x, keys and values of all that was read)."""
+    """One layer: x [B * S, width], which at positions [S] -> (x, keys and values of all that was
+    read). Tokens stand in one axis: products over two are slower by half in the backward pass."""
 
     width: int
     layers: int  # how many there are: what each adds is scaled down by it
@@ -72,7 +73,7 @@ class Block(nn.Module):
         width, small = self.width, 1.0 / (2 * self.layers)
         heads, groups, D = shape(width)
         y = nn.RMSNorm(name="norm_attention")(x)
-        cut = lambda y, n: y.reshape(*y.shape[:2], n, D)
+        cut = lambda y, n: y.reshape(-1, len(at), n, D)
         q = rotary(cut(dense(width, "q")(y), heads), at)
         k = rotary(cut(dense(groups * D, "k")(y), groups), at)
         v = cut(dense(groups * D, "v")(y), groups)
@@ -81,7 +82,7 @@ class Block(nn.Module):
             k, v = put(kept[0], k), put(kept[1], v)
         place = jnp.arange(k.shape[1])
         seen = (place < at[:, None]) & visible[:, None] | (place == at[:, None])  # itself always
-        y = attention(q, k, v, seen)
+        y = attention(q, k, v, seen).reshape(x.shape)
         x = x + dense(width, "o", small)(y)
         y = nn.RMSNorm(name="norm_mlp")(x)
         y = nn.silu(dense(2 * width, "gate")(y)) * dense(2 * width, "up")(y)
@@ -104,7 +105,7 @@ class Transformer(nn.Module):
         width = self.widths[0]
         init = nn.initializers.normal(1.0 / math.sqrt(width))
         embed = nn.Embed(self.vocabulary, width, embedding_init=init, name="embed")
-        x = embed(tokens) * math.sqrt(width)
+        x = embed(tokens.ravel()) * math.sqrt(width)
         at = begin + jnp.arange(tokens.shape[1])
         visible = tokens != self.blank
         if cache is not None:
@@ -114,7 +115,7 @@ class Transformer(nn.Module):
             block = Block(width, len(self.widths), name=f"layer_{i}")
             x, kv = block(x, at, visible, cache and cache.layers[i], begin)
             layers.append(kv)
-        x = nn.RMSNorm(name="norm")(x[:, since:])
+        x = nn.RMSNorm(name="norm")(x.reshape(*tokens.shape, width)[:, since:])
         value = nn.Dense(1, kernel_init=nn.initializers.zeros, name="value")(x)[..., 0]
         return embed.attend(x), value, Cache(tuple(layers), visible)
 

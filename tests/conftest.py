@@ -14,6 +14,7 @@ from tests.turns import FLAGS, turn
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"  # a program is compiled once a machine
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # whatever cores there are
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("MPLBACKEND", "agg")

@@ -51,6 +51,7 @@ class Tokens:
     """What every method of the family needs. An iteration is prompts x group completions."""
 
     STARTS = True  # a run begins with its task's start
+    IN_TURN = True  # on a CPU seeds are faster one after the other: their products are large
     lr: float | Linear = arg(1e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
     max_grad_norm: float = arg(1.0, "clip the gradient's global norm; inf: off", "(0, inf]")
     temperature: float = arg(1.0, "of the policy that samples and learns", "(0, inf)")
@@ -60,7 +61,7 @@ class Tokens:
     oversample: int = arg(1, "so many times the prompts are tried, where some are kept", "[1, inf)")
     epochs: int = arg(1, "passes over each iteration's completions", "[1, inf)")
     minibatches: int = arg(1, "of whole groups, a pass", "[1, inf)")
-    accumulate: int = arg(4, "pieces of a minibatch whose gradients are added", "[1, inf)")
+    accumulate: int = arg(8, "pieces of a minibatch whose gradients are added", "[1, inf)")
     stale: int = arg(1, "iterations for which one sampler serves", "[1, inf)")
     horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
 

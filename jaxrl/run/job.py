@@ -34,6 +34,7 @@ class Job:
         "all seeds at once (vmap), or one after the other, each bitwise its own single run (map)",
         ("auto", "vmap", "map"),
     )
+    devices: int = arg(0, "that seeds are shared out over; 0: all there are", "[0, 65536]")
     checkpoint_every: str = arg("5m", "so many iterations, or minutes as 5m")
     keep: int = arg(3, "checkpoints, besides the one whose evaluation was best", "[1, 10000]")
     on_nan: str = arg(
@@ -72,6 +73,8 @@ class Job:
             return f"checkpoint_every: {every!r} is not a number of iterations, or minutes as 5m"
         if self.seed + self.seeds > 2**32:
             return f"seed: {self.seed} + {self.seeds} seeds is outside [0, 2**32]"
+        if self.devices and self.seeds % self.devices:
+            return f"devices: {self.devices} does not divide seeds = {self.seeds}"
         if not 1 <= self.iterations < 2**31:
             few = "less than one iteration" if not self.iterations else "more than 2**31 iterations"
             return f"steps: {self.steps} is {few} of {each} steps"
@@ -117,7 +120,7 @@ def to_tables(job: Job) -> dict[str, dict]:
     return {"run": run, **tables}
 
 
-FREE = ("steps", "evals", "eval_episodes", "checkpoint_every", "keep")  # may change on resuming
+FREE = ("steps", "evals", "eval_episodes", "devices", "checkpoint_every", "keep")  # may change on resuming
 
 
 def changed(tables: dict[str, dict], since: dict[str, dict]) -> str:

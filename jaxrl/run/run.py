@@ -6,16 +6,19 @@ beside the second chunk, or when it is first wanted. Each is compiled once.
 """
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxrl import hyper
 from jaxrl.core import Algo
@@ -31,6 +34,7 @@ CHUNK_SECONDS = 10.0  # at most, about: so long does a signal wait
 CACHED = 2**23  # bytes: with larger arrays seeds are faster in turn than side by side, on a CPU
 # XLA prefers half the width of a machine's vectors: an iteration is then 5 to 15 % slower
 WIDE = {"xla_cpu_prefer_vector_width": "512"}
+ROWS, ALL = PartitionSpec("rows"), PartitionSpec()  # over devices: a part of the rows each; whole
 QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
@@ -44,6 +48,14 @@ class Setting(NamedTuple):
     seeds: np.ndarray  # [rows], the number of each one's seed
     varied: tuple[bool, ...] | None = None  # which leaves of hp a sweep varies; None: it may be any
     in_turn: bool = False  # rows train one after the other
+
+    @property
+    def devices(self) -> int:
+        """How many devices the rows are shared out over, as many to each. XLA makes another program
+        for several than for one, by the last bits: `map` stays on one unless it is told."""
+        rows, unsaid = len(self.seeds), 1 if self.job.seed_mode == "map" else len(jax.devices())
+        most = self.job.devices or unsaid
+        return max(n for n in range(1, most + 1) if rows % n == 0)
 
     @property
     def keys(self) -> jax.Array:
@@ -67,11 +79,26 @@ class Setting(NamedTuple):
         )
 
 
+@cache
+def cores_as_devices() -> None:
+    """Make each core a device, if jax has not begun and nobody has said how many: rows that are
+    shared out over cores take them all, where one program for all rows does not."""
+    said = "JAX_NUM_CPU_DEVICES" in os.environ or jax.config.jax_num_cpu_devices > 0
+    if said or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(RuntimeError):  # it has begun
+        jax.config.update("jax_num_cpu_devices", cores or 1)
+
+
 def set_up(job: Job) -> Setting:
     """Build a job's algorithm and world, and trace one iteration so that whatever does not fit is
     said before anything compiles."""
     import envs
 
+    cores_as_devices()
+    if job.devices > (there := len(jax.devices())):
+        raise InputError(f"devices: {job.devices} are more than the {there} there are")
     world = envs.make(job.env, **job.env_params)
     if envs.kind(job.env) == "custom":
         try_out(job.env, world)
@@ -92,8 +119,9 @@ def set_up(job: Job) -> Setting:
         if not catalogue.inside(catalogue.find(job.paper)):
             raise  # the traceback is of use to who wrote it
         raise InputError(f"env: {job.env} does not suit {job.paper}: {reason(e)}") from e
-    large = jax.default_backend() == "cpu" and largest(step.jaxpr) > CACHED
-    return setting._replace(in_turn=dict(auto=large, vmap=False, map=True)[job.seed_mode])
+    auto = getattr(job.hyper, "IN_TURN", False) or largest(step.jaxpr) > CACHED
+    auto &= jax.default_backend() == "cpu"
+    return setting._replace(in_turn=dict(auto=auto, vmap=False, map=True)[job.seed_mode])
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
@@ -141,9 +169,20 @@ def one_state(s: Setting) -> Any:
 
 def over_rows(f: Callable, s: Setting) -> Callable:
     """f(x, ..., hp, world) over the leading axis of x, and of what a sweep varies; the rest is
-    shared."""
+    shared. Each device has a part of the rows: they are nothing to each other."""
+    count = s.devices
+    mesh = Mesh(np.array(jax.devices()[:count]), ("rows",)) if count > 1 else None
 
     def mapped(x, *rest):
+        *shared, hp, world = rest
+        if mesh is None:
+            return part(x, *rest)
+        own = jax.tree.map(lambda y: ROWS if y.ndim else ALL, hp)
+        specs = (ROWS, *[ALL for _ in shared], own, ALL)
+        out = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=ROWS, check_vma=False)
+        return out(x, *rest)
+
+    def part(x, *rest):
         *shared, hp, world = rest
         leaves, tree = jax.tree.flatten(hp)
 
@@ -155,7 +194,7 @@ def over_rows(f: Callable, s: Setting) -> Callable:
         rows = x, [y for y in leaves if y.ndim]
         if s.in_turn:
             return jax.lax.map(one, rows)
-        if len(s.seeds) > 1:
+        if len(s.seeds) > count:
             return jax.vmap(one)(rows)
         # an axis of length 1 costs a small program a tenth of its speed
         alone = one(jax.tree.map(lambda y: y[0], rows))
@@ -169,9 +208,24 @@ def traced(f: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Any:
     return jax.jit(f, donate_argnums=donate).lower(*args)
 
 
-def compiled(program: Any, options: dict[str, Any] = WIDE) -> Any:
-    """A traced program compiled, on a CPU with such options."""
-    return program.compile(compiler_options=options if jax.default_backend() == "cpu" else None)
+def compiled(program: Any, options: dict[str, Any] = WIDE) -> Callable:
+    """A traced program compiled, on a CPU with such options. What it is called with goes to the
+    devices that it is for."""
+    made = program.compile(compiler_options=options if jax.default_backend() == "cpu" else None)
+    placed = made.input_shardings[0]
+    if all(len(x.device_set) == 1 for x in jax.tree.leaves(placed)):
+        return made
+    return Placed(made, placed)
+
+
+class Placed(NamedTuple):
+    """A compiled program of several devices."""
+
+    program: Any
+    placed: Any  # the shardings of its arguments
+
+    def __call__(self, *args: Any) -> Any:
+        return self.program(*jax.device_put(args, self.placed))
 
 
 def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: Any, world: Any):
@@ -275,10 +329,13 @@ def build(s: Setting) -> Program:
 
 
 def memory(program: Any) -> int:
-    """Bytes that a compiled program takes, what is donated to it counted once."""
-    need = program.memory_analysis()
+    """Bytes that a compiled program takes of one memory, what is donated to it counted once."""
+    several = isinstance(program, Placed)
+    need = (program.program if several else program).memory_analysis()
     size = {k: getattr(need, f"{k}_size_in_bytes", 0) for k in KINDS}
-    return size["temp"] + size["argument"] + size["output"] - size["alias"]
+    each = size["temp"] + size["argument"] + size["output"] - size["alias"]
+    shared = several and jax.default_backend() == "cpu"  # cores have one memory
+    return each * (len(jax.tree.leaves(program.placed)[0].device_set) if shared else 1)
 
 
 class Chunk(NamedTuple):

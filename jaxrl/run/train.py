@@ -286,7 +286,8 @@ def work(
         env_steps_per_second=steps * job.seeds / recorder.seconds,
         seconds=recorder.seconds,
         compile_seconds=program.compile_seconds,
-        seed_mode=job.seed_mode,
+        seed_mode="map" if s.in_turn else "vmap",
+        devices=s.devices,
         versions=record.versions(),
     )
     arrays = recorder.finish()
