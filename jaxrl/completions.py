@@ -53,8 +53,10 @@ class Group(struct.PyTreeNode):
     reward: jax.Array  # [B]
     baseline: Any = ()  # [B] the reward of the greedy completion, where there is one
     ref: Any = ()  # [B, L] log-probabilities under the reference, where they are needed
+    seen: Any = ()  # what the table has of each one's prompt, before this iteration
     advantage: Any = ()  # [B, L]
     target: Any = ()  # [B, L] what the critic regresses on
+    extra: Any = ()  # what else a method wants its surrogate to know of each
 
 
 class Written(struct.PyTreeNode):
@@ -121,11 +123,20 @@ def decode(
     return Written(state, *(jnp.moveaxis(x, 0, 1) for x in rows))
 
 
-def judge(net: Transformer, params: Params, b: Group, temperature: Any) -> View:
-    """What the model says of completions, per token, against what the sampler said."""
-    L = b.mask.shape[1]
+def judge(net: Transformer, params: Params, b: Group, temperature: Any, group: int = 1) -> View:
+    """What the model says of completions, per token, against what the sampler said.
+
+    group: so many stand together that have one prompt, which is read once for all of them.
+    """
+    B, L = b.mask.shape
     P = b.tokens.shape[1] - L
-    logits, value, _ = net.read(params, b.tokens[:, :-1], since=P - 1)
+    if group > 1 and P > 1:
+        empty = net.empty(B // group, P - 1 + L)
+        cache = net.read(params, b.tokens[::group, : P - 1], empty, 0)[2]
+        cache = jax.tree.map(lambda x: jnp.repeat(x, group, 0), cache)
+        logits, value, _ = net.read(params, b.tokens[:, P - 1 : -1], cache, P - 1)
+    else:
+        logits, value, _ = net.read(params, b.tokens[:, :-1], since=P - 1)
     log_p = jax.nn.log_softmax(logits / temperature)
     log_prob = jnp.take_along_axis(log_p, b.tokens[:, P:, None], -1)[..., 0]
     log_ratio = (log_prob - b.old) * (b.mask > 0)
@@ -137,6 +148,7 @@ def judge(net: Transformer, params: Params, b: Group, temperature: Any) -> View:
         kl=lambda: k3(log_ratio),  # an estimate, from the sampler's completions
         reverse_kl=lambda: jnp.exp(log_ratio) * log_ratio - jnp.expm1(log_ratio),
         record=log_prob,
+        logits=logits / temperature,
     )
 
 

@@ -47,6 +47,7 @@ class View(NamedTuple):
     kl: Callable[[], jax.Array]  # KL(π_old || π) at each state, computed only if asked
     reverse_kl: Callable[[], jax.Array]  # KL(π || π_old), likewise
     record: Any  # what `act` would have recorded under these parameters
+    logits: Any = None  # of tokens [M, L, V], at the temperature
 
 
 class Policy(NamedTuple):

@@ -7,8 +7,10 @@ import pytest
 
 import envs
 from jaxrl.completions import Group, decode, everything, judge, model, task
+from jaxrl.core import Part
 from jaxrl.families import tokens as family
 from jaxrl.families.tokens import Tokens, grouped, total_loss
+from jaxrl.papers.reasoning import token_ppo
 from jaxrl.papers.reasoning.grpo import GRPO
 from jaxrl.returns import group_advantage, leave_one_out
 from jaxrl.surrogate import constant_length, policy_gradient, sequence_mean, token_mean
@@ -63,6 +65,29 @@ def test_what_sampled_a_completion_judges_it_the_same(params):
         n = ends[0] + 1 if len(ends) else GAME.L
         assert mask.tolist() == [1] * n + [0] * (GAME.L - n)
         assert (row[P + n :] == 0).all()
+
+
+def test_a_prompt_that_is_read_once_is_judged_as_if_read_for_each(params):
+    x = decode(NET, params, GAME, NUMBERS, jax.random.key(1), 0.7, 4)
+    b, weight = written(x), jax.random.normal(jax.random.key(2), x.mask.shape)
+
+    def of(params, group):
+        w = judge(NET, params, b, 0.9, group)
+        return (weight * (w.log_prob + w.value + w.logits[..., 3])).sum()
+
+    once, each = (jax.value_and_grad(of)(params, group) for group in (4, 1))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), once, each)
+
+
+def test_losses_of_completions_are_losses_of_their_tokens_summed(params):
+    x = decode(NET, params, GAME, NUMBERS, jax.random.key(1), 1.0, 4)
+    b = written(x).replace(advantage=jax.random.normal(jax.random.key(2), (20, 1)))
+    mask, row = b.mask, jnp.arange(20.0)
+    whole = lambda w, b, hp: (policy_gradient(w, b, hp) * b.mask).sum(-1)
+    hp, none = Tokens(group=4), jnp.zeros_like(mask)
+    got = total_loss(NET, params, b, none, none, row, hp, whole)[0]
+    want = total_loss(NET, params, b, row[:, None] * mask, none, row, hp, policy_gradient)[0]
+    assert float(got) == pytest.approx(float(want), rel=1e-4)
 
 
 def test_a_prefix_is_given_and_not_chosen(params):
@@ -152,7 +177,8 @@ def test_estimated_gradients_are_the_exact_one_on_average(tiny):
         A = leave_one_out(grouped(R, hp)).reshape(-1, 1) * jnp.ones_like(x.mask)
         b = written(x).replace(reward=R, advantage=A)
         share = constant_length(b.mask) * tiny.game.L  # a sum over tokens, a mean over completions
-        of = lambda p: total_loss(tiny.net, p, b, share, share, hp, policy_gradient)[0]
+        row = jnp.ones(len(R)) / len(R)
+        of = lambda p: total_loss(tiny.net, p, b, share, share, row, hp, policy_gradient)[0]
         return jnp.concatenate([-x.ravel() for x in jax.tree.leaves(jax.grad(of)(tiny.params))])
 
     mean = jax.lax.map(estimate, jax.random.split(jax.random.key(9), 40)).mean(0)
@@ -189,6 +215,37 @@ def test_pass_rates_are_of_each_prompt():
     table, _ = part.apply(table, None, b, 1, hp, world)
     assert table["visits"].tolist() == [0, 2, 0, 2, 0, 0]
     np.testing.assert_allclose(table["rate"], [0, 1, 0, 0.25, 0, 0])
+
+
+def test_the_head_of_a_critic_may_learn_first():
+    world = envs.make("tokens/tiny")
+    network = Tokens.network_for("").replace(hidden=(8,))
+    algo = token_ppo.make(world, network)
+    hp = token_ppo.TokenPPO(prompts=4, group=4, accumulate=1, value_first=2)
+    states = [algo.init(jax.random.key(0), hp, world)]
+    for t in range(3):
+        states.append(jax.jit(algo.step)(states[-1], jnp.int32(t), hp, world)[0])
+    leaves = [s.params["params"] for s in states]
+    moved = lambda name, t: not jax.tree.all(
+        jax.tree.map(lambda x, y: (x == y).all(), leaves[t][name], leaves[t + 1][name])
+    )
+    assert [moved("value", t) for t in range(3)] == [True] * 3
+    assert [moved("layer_0", t) for t in range(3)] == [False, False, True]
+
+
+def test_advantages_know_what_was_seen_of_their_prompts():
+    world, seen = envs.make("tokens/tiny"), []
+    table = Part(lambda *_: dict(x=10.0 * jnp.arange(6)), lambda table, *_: (table, {}))
+
+    def advantage(b, hp):
+        seen.append((b.number, b.seen["x"]))
+        return b.reward
+
+    net = Tokens.network_for("").replace(hidden=(8,))
+    algo = family.tokens(world, net, policy_gradient, advantage, track=table)
+    hp = Tokens(prompts=4, group=2, accumulate=1)
+    algo.trace(algo.init(jax.random.key(0), hp, world), jax.random.key(0), hp, world)
+    np.testing.assert_array_equal(seen[0][1], 10.0 * seen[0][0])
 
 
 @pytest.mark.parametrize("stale", [1, 3])

@@ -9,10 +9,12 @@ against each other and learns from their tokens:
 
     sample     ids of prompts by `choose`, completions by `decode` (one scan with a cache), rewards
                by the world's verifier; where there is a `keep`, whole groups that pass go first
-    advantage  (b, hp) -> [B] or [B, L]; fills `b.advantage`
-    surrogate  (View, b, hp) -> [M, L], per token, as on_policy's are per sample: the same functions
+    advantage  (b, hp) -> [B] or [B, L], for `b.advantage`; or the Group, with what else it fills
+    surrogate  (View, b, hp) -> [M, L], per token, as on_policy's are per sample: the same
+               functions; or [M], of completions, which count the same. Groups are whole in the M
     weigh      mask [M, L] -> how much each token counts: how losses are aggregated
-    track      a Part that owns a table of prompts and what was seen of them
+    track      a Part that owns a table of prompts, a tree of arrays [prompts, ...]; `b.seen` has
+               the rows of those that were sampled, as they were before
 
 The policy is the model at `temperature`, in sampling as in learning. `old` is what it gave when it
 sampled: with `stale` > 1 the sampler is up to so many iterations behind. A frozen reference is what
@@ -57,11 +59,13 @@ class Tokens:
     temperature: float = arg(1.0, "of the policy that samples and learns", "(0, inf)")
     ent_coef: float = arg(0.0, "weight of the entropy bonus", "(-inf, inf)")
     prompts: int = arg(128, "prompts an iteration", "[1, inf)")
-    group: int = arg(8, "completions of each", "[2, inf)")
+    group: int = arg(8, "completions of each", "[1, inf)")
     oversample: int = arg(1, "so many times the prompts are tried, where some are kept", "[1, inf)")
     epochs: int = arg(1, "passes over each iteration's completions", "[1, inf)")
     minibatches: int = arg(1, "of whole groups, a pass", "[1, inf)")
-    accumulate: int = arg(8, "pieces of a minibatch whose gradients are added", "[1, inf)")
+    accumulate: int = arg(4, "pieces of a minibatch whose gradients are added", "[1, inf)")
+    share_prefix: bool = arg(True, "learn from a group with its prompt read once, not for each")
+    value_first: int = arg(0, "iterations in which only the critic's head learns", "[0, inf)")
     stale: int = arg(1, "iterations for which one sampler serves", "[1, inf)")
     horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
 
@@ -94,9 +98,8 @@ class Tokens:
         """What is wrong between fields, in one line; "" if nothing is."""
         if self.prompts % self.minibatches:
             return f"minibatches: {self.minibatches} does not divide prompts = {self.prompts}"
-        if self.prompts * self.group // self.minibatches % self.accumulate:
-            rows = self.prompts * self.group // self.minibatches
-            return f"accumulate: {self.accumulate} does not divide a minibatch of {rows} rows"
+        if (n := self.prompts // self.minibatches) % self.accumulate:
+            return f"accumulate: {self.accumulate} does not divide a minibatch of {n} prompts"
         return ""
 
 
@@ -174,6 +177,7 @@ def total_loss(
     b: Group,
     share: jax.Array,
     count: jax.Array,
+    row: jax.Array,
     hp: Any,
     surrogate: Callable,
     penalty: Callable | None = None,
@@ -182,15 +186,17 @@ def total_loss(
     """What completions add to a loss: (the sum, sums of what is told of them).
 
     share, count: how much each token counts of the loss, and of a mean over tokens [B, L].
+    row: how much each completion counts [B].
     """
-    w = judge(net, params, b, hp.temperature)
-    entropy = w.entropy()
-    each = surrogate(w, b, hp) - hp.ent_coef * entropy
+    w = judge(net, params, b, hp.temperature, hp.group if hp.share_prefix else 1)
+    entropy, each = w.entropy(), surrogate(w, b, hp)
+    extra = -hp.ent_coef * entropy
     if penalty is not None:
-        each += hp.beta * penalty(b.ref - w.log_prob)
-    each = jnp.where(b.mask > 0, each, 0.0)
-    total = (share * each).sum()
-    stats = dict(entropy=entropy, policy_loss=each, approx_kl=w.kl())
+        extra += hp.beta * penalty(b.ref - w.log_prob)
+    chosen = lambda x: jnp.where(b.mask > 0, x, 0.0)
+    loss = (row * each if each.ndim == 1 else share * chosen(each)).sum()
+    total = loss + (share * chosen(extra)).sum()
+    stats = dict(entropy=entropy, approx_kl=w.kl())
     if critic:
         stats["value_loss"] = jnp.square(w.value - b.target) / 2
         total += hp.vf_coef * (count * stats["value_loss"]).sum()
@@ -198,7 +204,7 @@ def total_loss(
         high = jnp.log1p(getattr(hp, "eps_high", hp.eps))
         outside = (w.log_ratio > high) | (jnp.expm1(w.log_ratio) < -hp.eps)
         stats["clip_fraction"] = outside.astype(jnp.float32)
-    return total, {k: (count * x).sum() for k, x in stats.items()}
+    return total, {k: (count * x).sum() for k, x in stats.items()} | dict(policy_loss=loss)
 
 
 # ---- the builder -----------------------------------------------------------------------------
@@ -222,8 +228,8 @@ def tokens(
 
     Args:
       world: for its task.
-      surrogate: (View, Group, hp) -> losses [M, L].
-      advantage: (Group, hp) -> [B] or [B, L], or of a critic (advantage, target).
+      surrogate: (View, Group, hp) -> losses [M, L], or [M].
+      advantage: (Group, hp) -> [B] or [B, L], or a Group: a critic's has a target.
       weigh: mask [M, L] -> weights [M, L].
       penalty: (log π_ref - log π) -> [M, L], added `hp.beta` times.
       choose: (table, key, n, task) -> numbers of n prompts.
@@ -251,6 +257,7 @@ def tokens(
         numbers = choose(s.table, k_choose, hp.prompts * hp.oversample, game)
         x = decode(net, params, game, numbers, k_decode, hp.temperature, hp.group)
         b = Group(x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, score(x.state))
+        b = b.replace(seen=jax.tree.map(lambda x: x[b.number], s.table))
         if greedy:
             mode = decode(net, params, game, numbers, None)
             b = b.replace(baseline=jnp.repeat(score(mode.state), hp.group))
@@ -278,14 +285,15 @@ def tokens(
 
     def weighed(s, b, hp):
         """Completions with their advantages, and their KL to the reference."""
-        looked = b if reference else jax.tree.map(lambda x: x[: max(1, len(x) // 8)], b)
-        ref = judge(net, s.ref, looked, hp.temperature).log_prob
+        some = max(1, hp.prompts // 8) * hp.group
+        looked = b if reference else jax.tree.map(lambda x: x[:some], b)
+        ref = judge(net, s.ref, looked, hp.temperature, hp.group).log_prob
         kl = (token_mean(looked.mask) * k3(ref - looked.old)).sum()
         b = b.replace(ref=ref) if reference else b
         A = advantage(b, hp)
-        A, target = A if critic else (A, ())
-        A = jnp.broadcast_to(A.reshape(len(A), -1), b.mask.shape)
-        return b.replace(advantage=A, target=target), kl
+        b = A if isinstance(A, Group) else b.replace(advantage=A)
+        A = jnp.broadcast_to(b.advantage.reshape(len(b.mask), -1), b.mask.shape)
+        return b.replace(advantage=A), kl
 
     def learn(params, opt, b, t, hp):
         """One step, from a minibatch, by the gradients of its pieces."""
@@ -298,11 +306,16 @@ def tokens(
             return grads, stats
 
         cut = lambda x: x.reshape(hp.accumulate, -1, *x.shape[1:])
-        pieces = jax.tree.map(cut, (b, weigh(b.mask), token_mean(b.mask)))
+        row = sequence_mean(b.mask).sum(-1)
+        pieces = jax.tree.map(cut, (b, weigh(b.mask), token_mean(b.mask), row))
         shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], pieces))
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         add = lambda total, piece: (jax.tree.map(jnp.add, total, of(piece)), None)
         (grads, stats), _ = jax.lax.scan(add, total, pieces)
+        if critic and hp.value_first:  # the trunk is the policy's too
+            only = lambda path, x: x * ("value" in str(path))
+            head = jax.tree_util.tree_map_with_path(only, grads)
+            grads = rollout.choose(t < hp.value_first, head, grads)
         updates, opt = adam(hp, t).update(grads, opt, params)
         return optax.apply_updates(params, updates), opt, stats | dict(grad_norm=norm(grads))
 

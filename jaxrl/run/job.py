@@ -120,7 +120,8 @@ def to_tables(job: Job) -> dict[str, dict]:
     return {"run": run, **tables}
 
 
-FREE = ("steps", "evals", "eval_episodes", "devices", "checkpoint_every", "keep")  # may change on resuming
+# what may change on resuming
+FREE = ("steps", "evals", "eval_episodes", "devices", "checkpoint_every", "keep")
 
 
 def changed(tables: dict[str, dict], since: dict[str, dict]) -> str:

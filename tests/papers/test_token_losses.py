@@ -1,30 +1,26 @@
 """What the references of the token family learn, against loops written from their formulas.
 
-A step of each is taken with plain gradient descent, from completions that another policy sampled,
-so that ratios leave the clip range. What the parameters moved by is the gradient of the formula:
-its derivative by each token's log-probability, by a loop, times that of the log-probability.
+What the parameters moved by, in a step of each, is the gradient of the formula: its derivative by
+each token's log-probability, by a loop, times that of the log-probability.
 """
-
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-import envs
 from envs.tokens.base import END
-from jaxrl.completions import judge, model, task
-from jaxrl.families import tokens as family
-from jaxrl.families.tokens import Tokens
-from jaxrl.hyper import cast
 from jaxrl.papers.reasoning import dapo, dr_grpo, grpo, reinforce_pp, token_ppo
-from tests.papers.by_hand import quick
+from tests.papers.tokens_by_hand import (
+    SMALL,
+    gradient,
+    groups,
+    pessimistic,
+    rewards_of_tokens,
+    stepped,
+    whitened,
+)
 
-NETWORK = Tokens.network_for("").replace(hidden=(8,))
-SMALL = dict(prompts=6, group=4, accumulate=2, stale=2, temperature=0.8, lr=1.0)
-WORLD = envs.make("tokens/add", digits=1)
 METHODS = {
     "grpo": (grpo, grpo.GRPO(**SMALL, beta=0.3)),
     "dr_grpo": (dr_grpo, dr_grpo.DrGRPO(**SMALL, ent_coef=0.1)),
@@ -37,104 +33,7 @@ each = pytest.mark.parametrize(
 )
 
 
-class Step(NamedTuple):
-    """Before, what was learned from, what is said of it, and how the parameters moved."""
-
-    net: Any
-    params: Any
-    b: Any  # as NumPy
-    log_prob: np.ndarray
-    value: np.ndarray
-    moved: np.ndarray
-    metrics: dict
-
-
-def easy(game, state):
-    """A reward that chance gets now and then: the first digit is right, or nearly."""
-    off = jnp.abs(state.tokens[game.P] - state.data[0])
-    return jnp.where(off == 0, 1.0, jnp.where(off == 1, 0.25, 0.0))
-
-
-def ends(game, state, token):
-    """Many tokens end a completion, so that chance writes short ones."""
-    return token % 3 == END
-
-
-def stepped(slug, monkeypatch) -> Step:
-    module, hp = METHODS[slug]
-    hp = cast(hp)
-    monkeypatch.setattr(family, "adam", lambda hp, t=0: optax.sgd(1.0))
-    monkeypatch.setattr(type(task(WORLD)), "score", easy)
-    monkeypatch.setattr(type(task(WORLD)), "ends", ends)
-    net = model(WORLD, NETWORK)
-    algo = module.make(WORLD, NETWORK)
-    s = algo.init(jax.random.key(0), hp, WORLD)
-
-    def moved(tree, size, key):
-        noise = lambda x: x + size * jax.random.normal(jax.random.fold_in(key, x.size), x.shape)
-        return jax.tree.map(noise, tree)
-
-    s = s.replace(params=moved(s.params, 0.1, jax.random.key(1)))
-    s = s.replace(
-        sampler=moved(s.params, 0.1, jax.random.key(2)),
-        ref=moved(s.params, 0.1, jax.random.key(3)),
-    )
-    k_sample = jax.random.split(s.key, 3)[1]
-    b = quick(algo.trace)(s.replace(params=s.sampler), k_sample, hp, WORLD)
-    after, metrics = quick(algo.step)(s, jnp.int32(1), hp, WORLD)
-    w = judge(net, s.params, b, hp.temperature)
-    delta = jax.tree.map(jnp.subtract, s.params, after.params)
-    log_prob, value = np.asarray(w.log_prob, float), np.asarray(w.value, float)
-    b = jax.tree.map(lambda x: np.asarray(x, float), b)
-    return Step(net, s.params, b, log_prob, value, flat(delta), metrics)
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-def gradient(x: Step, hp, by_log_prob, by_value):
-    """Of the parameters, from the derivatives by what the network says of each token."""
-    b = jax.tree.map(jnp.asarray, x.b).replace(tokens=jnp.asarray(x.b.tokens, jnp.int32))
-
-    def said(params):
-        w = judge(x.net, params, b, hp.temperature)
-        return w.log_prob, w.value, w.entropy()
-
-    entropy = -hp.ent_coef * by_log_prob[1]
-    pull = jax.vjp(said, x.params)[1]
-    parts = (by_log_prob[0], by_value, entropy)
-    return flat(pull(tuple(jnp.asarray(p, jnp.float32) for p in parts))[0])
-
-
-def pessimistic(ratio, A, low, high):
-    """The derivative of min(r A, clip(r) A) by log r."""
-    inside = min(max(ratio, 1 - low), 1 + high)
-    return ratio * A if ratio * A <= inside * A else 0.0
-
-
-def groups(R, G=4):
-    return R.reshape(-1, G)
-
-
-def rewards_of_tokens(x, hp):
-    """The reward at the last token, and at each what its log-probability is above the other's."""
-    out = np.zeros_like(x.b.mask)
-    for i, mask in enumerate(x.b.mask):
-        n = int(mask.sum())
-        for t in range(n):
-            out[i, t] = -hp.beta * (x.b.old[i, t] - x.b.ref[i, t])
-        out[i, n - 1] += x.b.reward[i]
-    return out
-
-
-def whitened(A, mask):
-    """By the mean and the standard deviation of the tokens that count."""
-    own = A[mask > 0]
-    return (A - own.mean()) / np.sqrt(own.var() + 1e-8)
-
-
-def formula(slug, x: Step, hp):
+def formula(slug, x, hp):
     """(derivatives by log-probabilities, weights of the entropy), derivatives by values."""
     mask, R = x.b.mask, x.b.reward
     B, L = mask.shape
@@ -194,7 +93,7 @@ def lengths_of(x):
 @each
 def test_a_step_is_the_formula_s_gradient(slug, monkeypatch):
     hp = METHODS[slug][1]
-    x = stepped(slug, monkeypatch)
+    x = stepped(*METHODS[slug], monkeypatch)
     want = gradient(x, hp, *formula(slug, x, hp))
     np.testing.assert_allclose(x.moved, want, rtol=2e-3, atol=2e-5 * np.abs(want).max() + 1e-6)
     # what is learned from is worth the test: rewards differ, ratios leave the range both ways,
@@ -209,7 +108,7 @@ def test_a_step_is_the_formula_s_gradient(slug, monkeypatch):
 
 @pytest.mark.equation("dapo")
 def test_dapo_learns_from_groups_that_are_solved_in_part(monkeypatch):
-    x = stepped("dapo", monkeypatch)
+    x = stepped(*METHODS["dapo"], monkeypatch)
     solved = groups(x.b.reward) >= 1
     partly = solved.any(1) & ~solved.all(1)
     assert partly[: partly.sum()].all()  # first

@@ -53,7 +53,7 @@ def over_tokens(b, hp):
     over = left <= 1  # the last token that was chosen, and what stands after it
     steps = map(time_major, (token_rewards(b, hp), b.value, ahead, over, over))
     A = time_major(gae(*steps, 1.0, hp.lam)) * b.mask
-    return whitened(A, b.mask), A + b.value
+    return b.replace(advantage=whitened(A, b.mask), target=A + b.value)
 
 
 def make(world, network=Tokens.network_for("")):
