@@ -226,8 +226,10 @@ def test_the_head_of_a_critic_may_learn_first():
     for t in range(3):
         states.append(jax.jit(algo.step)(states[-1], jnp.int32(t), hp, world)[0])
     leaves = [s.params["params"] for s in states]
-    moved = lambda name, t: not jax.tree.all(
-        jax.tree.map(lambda x, y: (x == y).all(), leaves[t][name], leaves[t + 1][name])
+    moved = lambda name, t: (
+        not jax.tree.all(
+            jax.tree.map(lambda x, y: (x == y).all(), leaves[t][name], leaves[t + 1][name])
+        )
     )
     assert [moved("value", t) for t in range(3)] == [True] * 3
     assert [moved("layer_0", t) for t in range(3)] == [False, False, True]

@@ -25,11 +25,13 @@ seeds drawn anew within each environment and arm.
 
 import dataclasses
 import datetime
+import functools
+import hashlib
 import itertools
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +41,7 @@ import numpy as np
 
 from envs.registry import environment
 from envs.scores import RANGES
-from jaxrl import hyper
+from jaxrl import cache, hyper
 from jaxrl.errors import InputError, did_you_mean
 from jaxrl.run import catalogue, evidence, record
 from jaxrl.run import job as jobs
@@ -181,6 +183,7 @@ def measure(
     arm: Arm, env: str, steps: int, seeds: int, metrics: set[str], by: str = "final_return"
 ) -> dict:
     """Tune an arm on an environment, then run it on fresh seeds: its point and its scores."""
+    began = time.time()
     run = dict(paper=arm.paper, env=env, steps=steps, seeds=seeds, evals=1)
     job = jobs.resolve(run=run, env_params={}, network=arm.network, hyper=arm.hyper)
     grid = points(job, arm.tune)
@@ -212,7 +215,42 @@ def measure(
         tuned=named(grid[chosen]),
         tuning=[dict(named(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
         scores={k: finite(v) for k, v in scores(final, program, metrics).items()},
+        wall_seconds=round(time.time() - began, 1),
     )
+
+
+@functools.cache
+def code() -> str:
+    """A digest of all that every measurement runs."""
+    files = [p for top in ("jaxrl", "envs") for p in (catalogue.ROOT / top).rglob("*.py")]
+    apart = ("jaxrl/papers/", "jaxrl/cli/", "jaxrl/docs/")
+    names = {p.relative_to(catalogue.ROOT).as_posix(): p for p in files}
+    kept = sorted(name for name in names if not name.startswith(apart))
+    return hashlib.sha256(b"".join(names[name].read_bytes() for name in kept)).hexdigest()
+
+
+def papers(path: Path) -> Iterator[bytes]:
+    """A paper's file, and those of the papers that it takes pieces from."""
+    yield (text := path.read_bytes())
+    for name in re.findall(rb"^from (jaxrl\.papers\.\w+\.\w+) import", text, re.M):
+        yield from papers(catalogue.ROOT / (name.decode().replace(".", "/") + ".py"))
+
+
+def once(arm: Arm, env: str, steps: int, seeds: int, metrics: set[str], by: str) -> dict:
+    """`measure`, but never twice with the same code: many claims have the same baseline, and one
+    that was interrupted goes on."""
+    said = [arm._asdict(), env, steps, seeds, sorted(metrics), by, code(), record.versions()]
+    about = json.dumps(said, default=str, sort_keys=True).encode()
+    digest = hashlib.sha256(about + b"".join(papers(catalogue.path(catalogue.find(arm.paper)))))
+    name = f"{Path(arm.paper).stem}-{digest.hexdigest()[:16]}.json"
+    place = cache.home() / "jaxrl" / "arms" / name
+    if place.exists():
+        return json.loads(place.read_text())
+    got = measure(arm, env, steps, seeds, metrics, by)
+    got |= dict(measured=datetime.date.today().isoformat(), machine=record.machine())
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(place, json.dumps(got))
+    return got
 
 
 def choose(tried: list[float], by: str) -> int:
@@ -288,7 +326,7 @@ def home(claim: Claim) -> Path:
 
 
 def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda line: None) -> dict:
-    """Run a claim and record it; what an interrupted run had finished is not done again.
+    """Run a claim and record it; what was measured already is not measured again.
 
     quick: a few seeds and steps, to see that it runs. It is no evidence and is not recorded.
     """
@@ -298,27 +336,17 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
     target = home(claim)
     began, version = time.time(), evidence.sha256(claim.paper)
     seeds = QUICK["seeds"] if quick else SEEDS
-    so_far = target.with_suffix(".partial.json")
     done: dict[str, dict[str, dict]] = {}
-    if not quick and so_far.exists():
-        kept = json.loads(so_far.read_text())
-        done = kept["done"] if kept["file_sha256"] == version else {}
     for env, steps in claim.on.items():
         for name, arm in claim.arms.items():
-            if name in done.get(env, {}):
-                continue
-            unit = time.time()
             asked = {s.metric for s in claim.says if name in (s.of, s.against)}
             budget = max(steps // QUICK["steps"], 20_000) if quick else steps
-            asked |= {"final_return"}
-            got = measure(arm, env, min(budget, steps), seeds, asked, claim.by)
-            got["wall_seconds"] = round(time.time() - unit, 1)
+            asked |= {"final_return", claim.by.removeprefix("-")}
+            get = measure if quick else once
+            got = get(arm, env, min(budget, steps), seeds, asked, claim.by)
             done.setdefault(env, {})[name] = got
             shown = iqm(np.array(got["scores"]["final_return"], float))
-            say(f"{env}: {name} {got['tuned']}: final_return {shown:.1f} ({got['wall_seconds']} s)")
-            if not quick:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(so_far, json.dumps(dict(file_sha256=version, done=done)))
+            say(f"{env}: {name} {got['tuned']}: final_return {shown:.3g}")
     statements = [judge(s, done) for s in claim.says]
     holds = all(s["verdict"] == "reproduced" for s in statements)
     out = dict(
@@ -333,11 +361,10 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
         versions=record.versions(),
         revision=record.revision(),
         machine=record.machine(),
-        wall_seconds=round(sum(a["wall_seconds"] for e in done.values() for a in e.values()), 1),
+        wall_seconds=sum(a["wall_seconds"] for e in done.values() for a in e.values()),
     )
     text = json.dumps(out, indent=1, allow_nan=False)
     if not quick:
-        target.write_text(text + "\n")
-        so_far.unlink(missing_ok=True)
+        write_whole(target, text + "\n")
     say(f"{time.time() - began:.0f} s")
     return json.loads(text)

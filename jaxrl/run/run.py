@@ -83,7 +83,7 @@ class Setting(NamedTuple):
 def cores_as_devices() -> None:
     """Make each core a device, if jax has not begun and nobody has said how many: rows that are
     shared out over cores take them all, where one program for all rows does not."""
-    said = jax.config.read("jax_num_cpu_devices") > 0
+    said = jax.config.values["jax_num_cpu_devices"] > 0
     if said or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
