@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxrl.completions import task
 from jaxrl.errors import InputError, did_you_mean, reason
 from jaxrl.hyper import Linear
 from jaxrl.run import bench_peers, record
@@ -105,7 +106,27 @@ class Soft(NamedTuple):
         return jobs.resolve(run=run, env_params={}, network=net, hyper=hp)
 
 
-ITEMS: dict[str, Item | Soft] = {
+class Words(NamedTuple):
+    """A piece of work: GRPO with a transformer of two layers of 64, one epoch, one minibatch."""
+
+    env: str
+    updates: int
+    prompts: int = 128
+    group: int = 8
+    memory: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Completions of one seed."""
+        return self.updates * self.prompts * self.group
+
+    def job(self, seeds: int) -> jobs.Job:
+        hp = dict(prompts=self.prompts, group=self.group, epochs=1, minibatches=1)
+        run = dict(paper="grpo", env=self.env, seeds=seeds, steps=self.steps, evals=1)
+        return jobs.resolve(run=run, env_params={}, network=dict(hidden=(64, 64)), hyper=hp)
+
+
+ITEMS: dict[str, Item | Soft | Words] = {
     "a": Item("CartPole-v1", 4, 128, 4, 4, 976, 2.5e-4, True, ent_coef=0.01),
     "b": Item("CartPole-v1", 2048, 32, 16, 4, 24, 1e-3, True, ent_coef=0.01),
     "c": Item("Breakout-MinAtar", 64, 128, 8, 4, 40, 2.5e-3, True, ent_coef=0.01),
@@ -113,6 +134,7 @@ ITEMS: dict[str, Item | Soft] = {
     "e": Item("Pendulum-v1", 64, 128, 32, 4, 60, 1e-3, False, gamma=0.95),
     "f": Item("CartPole-v1", 16, 128, 4, 4, 60, 1e-3, True, ent_coef=0.01, memory=64),
     "g": Soft("Pendulum-v1", 20_000),
+    "h": Words("tokens/add", 30),
 }
 
 
@@ -218,10 +240,10 @@ def brax(item: Any) -> Entrant:
     return Entrant(lambda: bench_peers.brax_ppo(item)[0], seconds, [score])
 
 
-def peers_of(item: Item | Soft, s: Setting, say: Say) -> dict[str, Entrant]:
+def peers_of(item: Item | Soft | Words, s: Setting, say: Say) -> dict[str, Entrant]:
     """Those that are installed and can do this item; one that fails is named and left out."""
     able: dict[str, Callable[[], Entrant]] = {}
-    if not item.memory and not bench_peers.missing():
+    if not (item.memory or isinstance(item, Words) or bench_peers.missing()):
         able["rejax"] = lambda: rejax(item, s)
     if item.env.startswith("brax/") and len(s.seeds) == 1:
         able["brax.training"] = lambda: brax(item)
@@ -275,9 +297,21 @@ def row(name: str, seeds: int, rounds: int, peers: bool, say: Say = lambda line:
         | dict(ratio_range={k: x[f"{k}_range"] for k, x in ratios.items()})
         | spread("of_floor", (took["rollout"] + took["gradient"]) / whole)
         | dict(floors={k: float(np.median(took[k])) / item.updates for k in base})
+        | tokens_a_second(s, took)
         | dict(peers={k: shown(e, took[k]) for k, e in others.items()})
         | dict(seconds={k: np.round(x, 6).tolist() for k, x in took.items()})
     )
+
+
+def tokens_a_second(s: Setting, took: dict[str, np.ndarray]) -> dict:
+    """Of a token run, from the floors' times: those that are generated, those that an update goes
+    over, and as many in a plain forward and backward pass over whole windows."""
+    if "plain" not in took:
+        return {}
+    game, rows = task(s.world), len(s.seeds) * s.job.iterations * s.job.hyper.steps_per_iteration
+    whole = rows * (game.window - 1)
+    many = dict(rollout=rows * game.L, gradient=whole, plain=whole)
+    return dict(tokens_per_second={k: round(n / np.median(took[k])) for k, n in many.items()})
 
 
 def spread(name: str, x: np.ndarray, digits: int = 3) -> dict:
@@ -297,6 +331,7 @@ def about() -> dict[str, Any]:
     )
 
 
+PASSES = "rollout", "gradient"
 HEAD = (
     "item environment seeds steps/s rejax brax.training of_floor environment rollout gradient "
     "compile_s return peers'"
@@ -318,7 +353,7 @@ def lines(rows: Sequence[dict]) -> list[list[str]]:
     def line(r: dict) -> list[str]:
         out = [r["item"], r["env"], str(r["seeds"]), f"{r['steps_per_second']:,.0f}"]
         out += [ratio(r, "rejax"), ratio(r, "brax.training"), f"{r['of_floor']:.0%}"]
-        out += [f"{1000 * x:.3g}" for x in r["floors"].values()]
+        out += [f"{1000 * r['floors'][k]:.3g}" for k in ("environment", *PASSES)]
         out += [f"{r['compile_seconds']:.1f}", mean(r["final_return"])]
         return [*out, ", ".join(f"{k} {mean(p['final_return'])}" for k, p in r["peers"].items())]
 

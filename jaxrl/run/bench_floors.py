@@ -5,6 +5,11 @@ rollout      the same steps under the policy, with what is kept of them and thei
 gradient     the forward and backward passes of the update over one minibatch again and again, with
              the optimiser's step: no collection, no shuffle, no metrics
 
+Of a token run the environment is its prompts and its verifier, the rollout is generation with a
+cache, and a fourth program is the gradient of a plain cross-entropy over whole windows:
+
+plain        the forward and backward passes as they would be with no prompt shared
+
 What a loop has made is carried to its end, else XLA would leave it out.
 """
 
@@ -16,14 +21,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrl.completions import Group, decode, judge, model, task
 from jaxrl.families.off_policy import explorer, n_steps
 from jaxrl.families.on_policy import gae, minibatches, total_loss
+from jaxrl.families.tokens import total_loss as of_tokens
 from jaxrl.optim import adam
 from jaxrl.papers.off_policy import sac
 from jaxrl.papers.on_policy import ppo
 from jaxrl.policies import policy_for
 from jaxrl.rollout import draw, rollout, unjudged
 from jaxrl.run.run import Setting, compiled, over_rows, traced
+from jaxrl.surrogate import k3, sequence_mean, token_mean
 
 
 class Work(NamedTuple):
@@ -78,6 +86,8 @@ def of_sac(s: Setting) -> Work:
 def floors(s: Setting) -> dict[str, Callable]:
     """The floors of all iterations of a run, by name: each call does the whole of one."""
     job, n = s.job, s.job.iterations
+    if job.paper == "grpo":
+        return token_floors(s)
     work = dict(ppo=of_ppo, sac=of_sac)[job.paper](s)
 
     def environment(x, hp, world):
@@ -115,13 +125,94 @@ def floors(s: Setting) -> dict[str, Callable]:
         once = lambda _, carry: work.descend(*carry, b, s, hp)
         return jax.lax.fori_loop(0, work.count, once, (s.params, s.opt))
 
-    rest = s.hp, s.world
-    call = lambda f, x: compiled(traced(over_rows(f, s), x, *rest))
-    state = jax.jit(over_rows(s.algo.init, s))(s.keys, *rest)
-    part = call(one_minibatch, state)(state, *rest)
+    state = begun(s)
+    part = call(s, one_minibatch, state)(state, s.hp, s.world)
     inputs = {environment: state, whole_rollout: state, gradient: (state, part)}
     names = ("environment", "rollout", "gradient")
-    return {k: partial(call(f, x), x, *rest) for k, (f, x) in zip(names, inputs.items())}
+    made = {k: (call(s, f, x), x) for k, (f, x) in zip(names, inputs.items())}
+    return {k: partial(f, x, s.hp, s.world) for k, (f, x) in made.items()}
+
+
+def token_floors(s: Setting) -> dict[str, Callable]:
+    """`floors` of a GRPO run."""
+    hp, n = s.job.hyper, s.job.iterations
+    net, rows = model(s.world, s.job.network), hp.prompts * hp.group
+
+    def numbers(key, world):
+        return jax.random.randint(key, (hp.prompts,), 0, task(world).count)
+
+    def environment(x, hp, world):
+        game = task(world)
+
+        def once(i, total):
+            begun = jax.vmap(game.begin)(jnp.repeat(numbers(keyed(x, i), world), hp.group))
+            return total + jax.vmap(game.score)(begun).sum()
+
+        return jax.lax.fori_loop(0, n, once, 0.0)
+
+    def keyed(x, i):
+        return jax.random.fold_in(x.inner.key, i)
+
+    def wrote(x, i, hp, world):
+        key = keyed(x, i)
+        which = numbers(key, world)
+        return decode(net, x.inner.params, task(world), which, key, hp.temperature, hp.group)
+
+    def generation(x, hp, world):
+        once = lambda i, total: total + wrote(x, i, hp, world).state.tokens.sum()
+        return jax.lax.fori_loop(0, n, once, 0)
+
+    def minibatch(x, hp, world):
+        w = wrote(x, 0, hp, world)
+        one = jax.random.normal(x.inner.key, (rows, 1)) * jnp.ones_like(w.mask)
+        game = task(world)
+        R = jax.vmap(game.score)(w.state)
+        b = Group(w.state.number, w.state.tokens, w.mask, w.log_prob, w.value, R, advantage=one)
+        return b.replace(ref=w.log_prob)
+
+    def descent(loss):
+        def whole(x, hp, world):
+            s, b = x[0].inner, x[1]
+            cut = lambda y: y.reshape(hp.accumulate, -1, *y.shape[1:])
+            pieces = jax.tree.map(cut, b)
+
+            def once(_, carry):
+                params, opt = carry
+                more = lambda sum, b: (jax.tree.map(jnp.add, sum, jax.grad(loss)(params, b, hp)), 0)
+                grads, _ = jax.lax.scan(more, jax.tree.map(jnp.zeros_like, params), pieces)
+                updates, opt = adam(hp).update(grads, opt)
+                return optax.apply_updates(params, updates), opt
+
+            return jax.lax.fori_loop(0, n, once, (s.params, s.opt))
+
+        return whole
+
+    def grpo_loss(params, b, hp):
+        weights = sequence_mean(b.mask), token_mean(b.mask), b.mask[:, 0]
+        return of_tokens(net, params, b, *weights, hp, ppo.clip, k3)[0]
+
+    def cross_entropy(params, b, hp):
+        return -judge(net, params, b, hp.temperature).log_prob.mean()
+
+    state = begun(s)
+    part = call(s, minibatch, state)(state, s.hp, s.world)
+    inputs = dict(
+        environment=(environment, state),
+        rollout=(generation, state),
+        gradient=(descent(grpo_loss), (state, part)),
+        plain=(descent(cross_entropy), (state, part)),
+    )
+    return {k: partial(call(s, f, x), x, s.hp, s.world) for k, (f, x) in inputs.items()}
+
+
+def begun(s: Setting) -> Any:
+    """The state of every row at the start."""
+    return jax.jit(over_rows(s.algo.init, s))(s.keys, s.hp, s.world)
+
+
+def call(s: Setting, f: Callable, x: Any) -> Callable:
+    """f(x, hp, world) over rows, as a program."""
+    return compiled(traced(over_rows(f, s), x, s.hp, s.world))
 
 
 def blank(shapes: Any) -> Any:

@@ -122,6 +122,23 @@ def test_the_floors_of_sac_do_the_work_of_a_run(tiny):
     np.testing.assert_allclose(part.discount, 0.99)
 
 
+def test_the_floors_of_grpo_do_the_work_of_a_run():
+    """As many steps of the optimiser, and as many tokens."""
+    s = set_up(bench.Words("tokens/tiny", 3, prompts=4, group=4).job(2))
+    last, base = execute(s, build(s)), bench_floors.floors(s)
+    count = lambda state: optax.tree.get_all_with_path(state, "count")[0][1].tolist()
+    for name in ("gradient", "plain"):
+        params, opt = base[name]()
+        assert count(opt) == count(last.inner.opt) == [3, 3]
+        assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, last.inner.params)
+    assert base["rollout"]().shape == base["environment"]().shape == (2,)
+    took = dict(rollout=[1.0, 3.0, 2.0], gradient=[1.0], plain=[4.0])
+    rows = 2 * 3 * 16  # of 2 tokens after 1
+    assert bench.tokens_a_second(s, took)["tokens_per_second"] == dict(
+        rollout=rows * 2 / 2, gradient=rows * 2, plain=rows * 2 / 4
+    )
+
+
 def test_ratios_are_of_neighbours_in_time(tiny, monkeypatch):
     order = []
 
