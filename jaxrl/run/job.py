@@ -28,7 +28,9 @@ class Job:
     seed: int = arg(0, "the first of them", "[0, 4294967295]")
     steps: int = arg(500_000, "environment steps of one seed; 1e6 is fine", "[1, 1000000000000]")
     evals: int = arg(10, "evaluations on the way, at most one an iteration", "[1, 10000]")
-    eval_episodes: int = arg(32, "episodes of each, and of the final one", "[20, 100000]")
+    eval_episodes: int = arg(
+        32, "episodes of each, and of the final one; of token runs 512", "[20, 100000]"
+    )
     seed_mode: str = arg(
         "auto",
         "all seeds at once (vmap), or one after the other, each bitwise its own single run (map)",
@@ -99,6 +101,7 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     _, cls = catalogue.load(run["paper"])
     hp = replace(cls.for_env(kind), **hyper)
     net = replace(cls.network_for(kind), **network)
+    run = dict(eval_episodes=getattr(cls, "EVAL_EPISODES", Job.eval_episodes)) | run
     return check(Job(**run, env_params=env_params, network=net, hyper=hp))
 
 

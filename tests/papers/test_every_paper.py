@@ -1,7 +1,7 @@
 """Every paper of the kit passes the battery.
 
-JAXRL_BATTERY=all runs them all, as CI does. Otherwise those that changed since their battery was
-put on record, and a tenth of the rest, another one each day.
+JAXRL_BATTERY=all runs them all, as `make evidence` does. Otherwise those that changed since their
+battery was put on record, and a tenth of the rest, another one each day.
 """
 
 import os
