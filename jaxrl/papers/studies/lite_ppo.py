@@ -7,8 +7,8 @@ a critic. Advantages have their group's mean and the whole batch's standard devi
 
 since a group's own is near 0 where rewards are nearly all the same; and all tokens count the same.
 No wider clip, no filter of groups or lengths, no penalty. Read in the documentation of ROLL, the
-authors' framework, and of AReaL, not in the paper itself. The deviation is that of the rewards;
-of the advantages, as AReaL has it, it would be less by what prompts differ.
+authors' framework, and of AReaL, not in the paper itself. The deviation is that of the rewards, as
+in TRL; AReaL's is that of the advantages, less by what prompts differ.
 """
 
 from jaxrl.families.tokens import Tokens, centred, tokens
