@@ -1,0 +1,58 @@
+"""Balanced online difficulty filtering. Bae, Hong, Lee, Kim, Nam, Kwak 2025, arXiv 2504.03380.
+
+GRPO on the prompts that the policy solves about half of the time, as it is now: a group counts if
+
+    T_low ≤ p(x) ≤ T_high,    p(x) the share of its completions that are right
+
+What a prompt can teach is bounded below by the variance of its outcome, the KL from the policy to
+the one that is best for it being at least p (1 - p) / (2 β²): most at p = 1/2. The authors
+sample until the batch is full of such groups; here `oversample` times as many prompts are tried,
+and where fewer qualify the batch is smaller. Only the abstract was read: the bound and the
+thresholds are the catalogue's, from memory.
+"""
+
+from jaxrl.families.tokens import Tokens, grouped, normalised, tokens
+from jaxrl.hyper import arg, hyper
+from jaxrl.papers.on_policy.ppo import clip
+from jaxrl.papers.reasoning.grpo import GRPO
+from jaxrl.surrogate import k3, sequence_mean
+
+PAPER = {
+    "slug": "difficulty_filtering",
+    "id": 218,
+    "title": "Online Difficulty Filtering for Reasoning Oriented Reinforcement Learning",
+    "year": 2025,
+    "arxiv": "2504.03380",
+    "chapter": "reasoning",
+    "hyper": "DifficultyFiltering",
+    "parent": "grpo",
+    "changes": "only groups count of which about half is right",
+    "claim": "at equal steps of learning it solves more sums than GRPO, held out and on the way",
+    "check": {
+        "on": {"tokens/add": 102_400},
+        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "by": "last episode_return",
+        "says": ["final_return > grpo", "mean episode_return > grpo"],
+    },
+    "battery": {
+        "run": {"env": "tokens/parity"},
+        "env_params": {"length": 4},
+        "hyper": {"oversample": 2},
+    },
+}
+
+
+@hyper
+class DifficultyFiltering(GRPO):
+    oversample: int = 2
+    low: float = arg(0.25, "T_low, the least share that is right", "[0, 1]")
+    high: float = arg(0.75, "T_high, the most", "[0, 1]")
+
+
+def balanced(b, hp):
+    p = (grouped(b.reward, hp) >= 1.0).mean(-1)
+    return (hp.low <= p) & (p <= hp.high)
+
+
+def make(world, network=Tokens.network_for("")):
+    return tokens(world, network, clip, normalised, sequence_mean, penalty=k3, keep=balanced)
