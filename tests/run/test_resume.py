@@ -278,6 +278,16 @@ def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(whole, cut)
     assert same(whole, cut)
 
 
+def test_a_run_goes_on_with_another_number_of_devices(whole, cut):
+    """As a person says it in config.toml, or on another machine; then not bit for bit."""
+    config = cut / "config.toml"
+    config.write_text(config.read_text().replace("devices = 0", "devices = 1"))
+    assert resume(cut)["devices"] == 1
+    assert record.load_summary(whole)["devices"] == 2
+    mean = lambda run: np.mean(record.load_summary(run)["final_return"]["per_seed"])
+    assert mean(cut) == pytest.approx(mean(whole), rel=0.5)
+
+
 def test_a_disk_that_is_full(cut):
     """No file may grow over 6 kB: the next checkpoint cannot be written."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

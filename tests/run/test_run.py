@@ -15,7 +15,7 @@ from jaxrl.errors import InputError
 from jaxrl.metrics import DIAGNOSTIC, PROGRESS
 from jaxrl.run import checkpoint, evaluate, record, run
 from jaxrl.run import job as jobs
-from jaxrl.run.run import build, execute, set_up
+from jaxrl.run.run import build, execute, mean_returns, set_up
 from jaxrl.run.train import train
 
 TABLES = dict(
@@ -89,6 +89,36 @@ def test_seeds_too_large_for_the_cache_train_in_turn(monkeypatch):
     monkeypatch.setattr(run, "CACHED", 2**9)
     assert set_up(resolve()).in_turn
     assert not set_up(resolve(run=dict(seed_mode="vmap"))).in_turn
+
+
+def test_seeds_are_shared_out_over_devices():
+    """As many to each; `map` stays on one, where a seed is bitwise its single run."""
+    of = lambda **run: set_up(resolve(run=run)).devices
+    assert [of(seeds=n) for n in (1, 2, 3, 4)] == [1, 2, 1, 2]
+    assert of(seeds=4, devices=1) == of(seeds=4, seed_mode="map") == 1
+    assert of(seeds=4, seed_mode="map", devices=2) == 2
+    with pytest.raises(InputError, match="devices: 4 are more than the 2 there are"):
+        of(seeds=4, devices=4)
+
+
+@pytest.mark.parametrize("mode", ["vmap", "map"])
+def test_seeds_of_two_devices_are_nearly_those_of_one(mode):
+    """What begins is bitwise the same; parameters differ by how kernels add."""
+
+    def at(devices, n):
+        s = set_up(resolve(run=dict(seeds=4, devices=devices, seed_mode=mode)))
+        program = build(s)
+        state = program.init(s.keys, s.hp, s.world)
+        state, metrics = program.advance(state, jnp.int32(0), jnp.int32(n), s.hp, s.world)
+        assert len(jax.tree.leaves(state)[0].devices()) == devices
+        assert mean_returns(program.greedy((state, s.keys), s.hp, s.world)).shape == (4,)
+        return state.inner, metrics
+
+    (one, m1), (two, m2) = at(1, 2), at(2, 2)
+    assert digest(one.key) == digest(two.key)
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, one.params, two.params)
+    close(m1["policy_loss"], m2["policy_loss"])
 
 
 @pytest.mark.slow
