@@ -158,7 +158,7 @@ def slope(surrogate, log_ratio, b, hp):
     """The derivative of a surrogate's sum by the log-probabilities of tokens."""
 
     def loss(d):
-        view = SimpleNamespace(log_ratio=d, log_prob=b.old + d, kl=lambda: k3(d))
+        view = SimpleNamespace(log_ratio=d, log_prob=d, kl=lambda: k3(d))
         return surrogate(view, b, hp).sum()
 
     return np.asarray(jax.grad(loss)(jnp.asarray(log_ratio, jnp.float32)))
@@ -231,7 +231,8 @@ def test_the_multiplier_falls_to_nothing_where_the_variance_is_below_its_bound(m
 @pytest.mark.equation("regularised_pg")
 @pytest.mark.parametrize("kl", regularised_pg.PULL)
 def test_rpg_has_its_objective_s_gradient_off_the_policy(kl):
-    """Of a softmax, by expectations: the surrogate's against that of E_π[R] - β D."""
+    """Of a softmax, by expectations: the surrogate's against that of E_π[R] - β D. And of each
+    sample: against the losses of tables 1 and 4, which are differentiated through w everywhere."""
     rng = np.random.default_rng(1)
     logits, old, R = (jnp.asarray(x) for x in rng.normal(size=(3, 6)))
     mu, hp = (
@@ -256,6 +257,20 @@ def test_rpg_has_its_objective_s_gradient_off_the_policy(kl):
 
     got, want = jax.grad(surrogate)(logits), jax.grad(objective)(logits)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+    def table(d):
+        w = jnp.exp(d)
+        D = dict(
+            forward=-d,
+            reverse=w * d,
+            unnormalised_forward=w - d - 1,
+            unnormalised_reverse=w * d - w,
+        )[kl]
+        return (-w * R + hp.beta * D).sum()
+
+    b, d = SimpleNamespace(advantage=R), logits - old
+    got = slope(regularised_pg.regularised, d, b, hp)
+    np.testing.assert_allclose(got, jax.grad(table)(d), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.equation("gvpo")

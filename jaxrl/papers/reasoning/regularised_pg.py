@@ -42,6 +42,7 @@ PAPER = {
         "arms": {"grpo": {"paper": "grpo"}},
         "says": ["final_return > grpo - 0.05"],
     },
+    "battery": {"hyper": {"most": 1.2}},
 }
 
 PULL = {  # c(w), of log w
