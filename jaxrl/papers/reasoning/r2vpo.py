@@ -8,7 +8,8 @@ by a primal and a dual step: descent of -r A + λ/2 (r - 1)², in which stale or
 drawn back smoothly, and λ ← max(0, λ + η (E[(r - 1)²]/δ - 1)) once an iteration, at the policy that
 was learned from its completions. The paper's equations are unread: objective and constraint are as
 its abstract and others' words of it say, the dual step is the usual one, δ, η and λ's start are
-ours. Its replay of old completions is left out; the `stale` sampler is what is off-policy here.
+ours, from a look at one seed: with δ = 0.02 λ grew to 20 and nothing was learned. Its replay of old
+completions is left out; later minibatches and the `stale` sampler are what is off-policy here.
 """
 
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ PAPER = {
     "hyper": "R2VPO",
     "parent": "grpo",
     "changes": "a multiplier holds the variance of the ratio, and nothing is clipped",
-    "claim": "the ratio's variance stays near its bound, and as many held-out sums are solved as "
+    "claim": "the ratio's variance stays within twice its bound, and as many held-out sums are solved as "
     "by clipping",
     "check": {
         "on": {"tokens/add": 102_400},
@@ -37,7 +38,7 @@ PAPER = {
         "tune": {"lr": [5e-4, 1e-3, 2e-3]},
         "by": "last episode_return",
         "arms": {"grpo": {"paper": "grpo"}},
-        "says": ["final_return > grpo - 0.05", "last ratio_variance < 0.04"],
+        "says": ["final_return > grpo - 0.05", "last ratio_variance < 0.2"],
     },
 }
 
@@ -45,9 +46,9 @@ PAPER = {
 @hyper
 class R2VPO(Tokens):
     minibatches: int = 8
-    delta: float = arg(0.02, "δ, bound of the ratio's variance", "(0, inf)")
-    price: float = arg(5.0, "λ at first", "[0, inf)")
-    rate: float = arg(0.5, "η, of the dual step", "[0, inf)")
+    delta: float = arg(0.1, "δ, bound of the ratio's variance", "(0, inf)")
+    price: float = arg(2.0, "λ at first", "[0, inf)")
+    rate: float = arg(0.1, "η, of the dual step", "[0, inf)")
 
 
 def braked(w, b, hp):
