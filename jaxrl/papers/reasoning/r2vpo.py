@@ -30,8 +30,8 @@ PAPER = {
     "hyper": "R2VPO",
     "parent": "grpo",
     "changes": "a multiplier holds the variance of the ratio, and nothing is clipped",
-    "claim": "the ratio's variance stays within twice its bound, and as many held-out sums are solved as "
-    "by clipping",
+    "claim": "the ratio's variance stays within twice its bound, and as many held-out sums "
+    "are solved as by clipping",
     "check": {
         "on": {"tokens/add": 102_400},
         "hyper": {"minibatches": 8},
