@@ -14,7 +14,7 @@ against each other and learns from their tokens:
                functions; or [M], of completions, which count the same. Groups are whole in the M
     weigh      mask [M, L] -> how much each token counts: how losses are aggregated
     track      a Part that owns a table of prompts, a tree of arrays [prompts, ...]; `b.seen` has
-               the rows of those that were sampled, as they were before
+               the rows of those that were sampled, as they were before. It sees what was learned
 
 The policy is the model at `temperature`, in sampling as in learning. `old` is what it gave when it
 sampled: with `stale` > 1 the sampler is up to so many iterations behind. A frozen reference is what
@@ -338,9 +338,9 @@ def tokens(
         b, said = sample(s.sampler if hp.stale > 1 else s.params, s, k_sample, hp, world)
         b, kl = weighed(s, b, hp)
         params, opt, stats = update(s.params, s.opt, b, k_update, t, hp)
+        s = s.replace(params=params, opt=opt, key=key)
         table, seen = track.apply(s.table, s, b, t, hp, world)
-        s = s.replace(params=params, opt=opt, table=table, key=key)
-        return s, said | dict(kl_ref=kl) | stats | seen
+        return s.replace(table=table), said | dict(kl_ref=kl) | stats | seen
 
     def act(s, obs, memory, key, hp):
         logits, _, _ = net.read(s.params, obs["tokens"])

@@ -1,0 +1,56 @@
+"""GVPO. Zhang, Hong, Bao, Jiang, Song, Hong, Xiong 2025, arXiv 2504.19599.
+
+What maximises E_π[R] - β KL(π || π') has β log π/π' = R less something that all completions of a
+prompt share. Differences within a group do not have it, and are regressed on those of rewards:
+
+    L = 1/2 Σᵢ ((Rθᵢ - mean Rθ) - (Rᵢ - mean R))² / (G - 1),    Rθ = β log π(yᵢ)/π'(yᵢ)
+
+of which the gradient is -β Σᵢ wᵢ ∇log π(yᵢ), wᵢ the difference in brackets with its sign changed.
+Only the optimum has no loss, whatever sampled: there is no ratio to correct by. As in the authors'
+code π' is the policy that sampled the batch, so the first step is a policy gradient with the
+group's mean as its baseline, and later ones brake. Equations read in their code and what they say
+of it, not in the paper itself.
+"""
+
+import jax.numpy as jnp
+
+from jaxrl.families.tokens import Tokens, centred, grouped, tokens
+from jaxrl.hyper import arg, hyper
+from jaxrl.returns import group_advantage
+
+PAPER = {
+    "slug": "gvpo",
+    "id": 70,
+    "title": "GVPO: Group Variance Policy Optimization for Large Language Model Post-Training",
+    "year": 2025,
+    "arxiv": "2504.19599",
+    "chapter": "reasoning",
+    "hyper": "GVPO",
+    "parent": "grpo",
+    "changes": "log-ratios within a group are regressed on rewards, without clip or ratio",
+    "claim": "it solves more held-out sums than GRPO",
+    "check": {
+        "on": {"tokens/add": 102_400},
+        "hyper": {"minibatches": 8},
+        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "by": "last episode_return",
+        "arms": {"grpo": {"paper": "grpo"}},
+        "says": ["final_return > grpo"],
+    },
+}
+
+
+@hyper
+class GVPO(Tokens):
+    minibatches: int = 8
+    beta: float = arg(0.1, "β, weight of the KL: how far rewards may move π", "(0, inf)")
+
+
+def variance(w, b, hp):
+    implied = hp.beta * (b.mask * w.log_ratio).sum(-1)
+    gap = group_advantage(grouped(implied, hp), scale=False).reshape(-1) - b.advantage[:, 0]
+    return jnp.square(gap) / 2 * hp.group / (hp.group - 1)
+
+
+def make(world, network=Tokens.network_for("")):
+    return tokens(world, network, variance, centred)
