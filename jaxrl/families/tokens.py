@@ -53,7 +53,7 @@ class Tokens:
     """What every method of the family needs. An iteration is prompts x group completions."""
 
     STARTS = True  # a run begins with its task's start
-    EVAL_EPISODES = 512  # each is one completion, right or wrong
+    RUN = dict(steps=131_072, eval_episodes=512)  # an episode is one completion, right or wrong
     IN_TURN = True  # on a CPU seeds are faster one after the other: their products are large
     lr: float | Linear = arg(1e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
     max_grad_norm: float = arg(1.0, "clip the gradient's global norm; inf: off", "(0, inf]")

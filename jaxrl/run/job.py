@@ -26,7 +26,11 @@ class Job:
     env: str = arg("", "a name of `jaxrl envs`, or my_module:make")
     seeds: int = arg(1, "how many, in one program", "[1, 65536]")
     seed: int = arg(0, "the first of them", "[0, 4294967295]")
-    steps: int = arg(500_000, "environment steps of one seed; 1e6 is fine", "[1, 1000000000000]")
+    steps: int = arg(
+        500_000,
+        "environment steps of one seed, 1e6 is fine; of token runs completions, 131072 of them",
+        "[1, 1000000000000]",
+    )
     evals: int = arg(10, "evaluations on the way, at most one an iteration", "[1, 10000]")
     eval_episodes: int = arg(
         32, "episodes of each, and of the final one; of token runs 512", "[20, 100000]"
@@ -101,7 +105,7 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     _, cls = catalogue.load(run["paper"])
     hp = replace(cls.for_env(kind), **hyper)
     net = replace(cls.network_for(kind), **network)
-    run = dict(eval_episodes=getattr(cls, "EVAL_EPISODES", Job.eval_episodes)) | run
+    run = getattr(cls, "RUN", {}) | run  # a family may have defaults of its own
     return check(Job(**run, env_params=env_params, network=net, hyper=hp))
 
 
