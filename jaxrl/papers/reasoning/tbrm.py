@@ -10,7 +10,8 @@ the loss:
 All of it is differentiated, V too: logits may move together. No critic, ratio, clip or group; any
 policy may have written τ. The optimum is π ∝ π_ref exp(R / β), and V(s_1) is then its normaliser.
 The square is times β / 2 here, so that its gradient is in units of the reward: Adam does not know
-a loss's scale, but its ε and the clip of gradients do. β is this size's, not the authors'. The
+a loss's scale, but its ε and the clip of gradients do. β V(s_1) is then what R is weighed against:
+β is this size's, so that at the start it is near the mean reward, and not the authors'. The
 equation was read where another paper cites it, not in the paper itself.
 """
 
@@ -45,7 +46,7 @@ PAPER = {
 class TBRM(Tokens):
     prompts: int = 1024
     group: int = 1
-    beta: float = arg(0.2, "β, weight of the KL to the reference", "(0, inf)")
+    beta: float = arg(0.05, "β, weight of the KL to the reference", "(0, inf)")
 
 
 def residual(w, b, hp):
