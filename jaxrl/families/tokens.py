@@ -152,6 +152,15 @@ def grouped(x: jax.Array, hp: Any) -> jax.Array:
     return x.reshape(-1, hp.group, *x.shape[1:])
 
 
+def tries(net: Transformer, s: Any, key: Key, hp: Any, world: Any, n: int) -> jax.Array:
+    """Rewards [prompts, n] of n completions of every prompt: what a table may begin with. They are
+    not among the steps that a run counts."""
+    game, score = task(world), jax.vmap(rollout.known(world, "score"))
+    numbers = jnp.arange(game.prompts)
+    once = lambda key: score(decode(net, s.params, game, numbers, key, hp.temperature).state)
+    return jax.lax.map(once, jax.random.split(key, n)).T
+
+
 def pass_rates(decay: float = 0.9) -> Part:
     """A table of prompts: how often each was seen, and a moving mean of its groups' rewards."""
 
