@@ -1,11 +1,11 @@
 """Kill runs at random moments, resume them, and compare every bit of how they end.
 
-    python experiments/kill.py [--kills 20] [--seed 0]
+    python experiments/kill.py [NAME ...] [--kills 20] [--seed 0]
 
 A run is started, killed with -9, resumed, killed again, and so on until it is finished; then the
 next, until there were so many kills. A kill comes at a moment that is uniform over how long the
 run trains, counted from when it began to write its folder. Each run must end with the
-`state_sha256` and the metrics of one that was left alone.
+`state_sha256` and the metrics of one that was left alone. Each NAME, or all, gets a new record.
 """
 
 import argparse
@@ -30,6 +30,8 @@ RUNS = {
     "ppo, recurrent with normalisers": f"ppo --env CartPole-v1 {SMALL} --memory 16 --normalise-obs "
     "--normalise-reward --steps 4e5",
     "pdppo, a second critic": f"pdppo --env factory/lot-sizing {SMALL} --steps 1e6",
+    "single_stream_po, a table of prompts": "single_stream_po --env tokens/add --seeds 2 "
+    "--prompts 64 --accumulate 1 --hidden 32,32 --evals 5 --steps 6e4",
 }
 
 
@@ -129,17 +131,20 @@ def last(folder: Path) -> int:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("names", nargs="*", metavar="NAME")
     options.add_argument("--kills", type=int, default=20)
     options.add_argument("--seed", type=int, default=0)
     said = options.parse_args()
-    dice, rows = random.Random(said.seed), {}
-    for name, run in RUNS.items():
-        with tempfile.TemporaryDirectory() as work:
-            rows[name] = experiment(name, run, said.kills, dice, Path(work))
+    dice, file = random.Random(said.seed), HOME / "kill.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     about = dict(seed=said.seed, versions=record.versions(), machine=record.machine())
+    about |= dict(revision=record.revision())
+    for name in said.names or RUNS:
+        run = RUNS[name]
+        with tempfile.TemporaryDirectory() as work:
+            rows[name] = experiment(name, run, said.kills, dice, Path(work)) | about
     HOME.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dict(rows=rows, revision=record.revision(), **about), indent=1)
-    (HOME / "kill.json").write_text(text + "\n")
+    file.write_text(json.dumps(dict(rows=rows), indent=1) + "\n")
 
 
 if __name__ == "__main__":

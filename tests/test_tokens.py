@@ -217,6 +217,16 @@ def test_pass_rates_are_of_each_prompt():
     np.testing.assert_allclose(table["rate"], [0, 1, 0, 0.25, 0, 0])
 
 
+def test_histories_are_of_each_prompt():
+    part, hp = family.histories(3), Tokens(group=2)
+    table, none = part.init(None, None, hp, envs.make("tokens/tiny")), jnp.zeros((4, 2))
+    for R in ([1.0, 0, 1, 1], [0.0, 0, 1, 0]):
+        b = Group(jnp.array([3, 3, 1, 1]), none, none, none, none, jnp.array(R))
+        table, _ = part.apply(table, None, b, 0, hp, None)
+    assert table[3].tolist() == [0, 0.5, -1] and table[1].tolist() == [0.5, 1, -1]
+    assert (table[jnp.array([0, 2, 4, 5])] == -1).all()
+
+
 def test_the_head_of_a_critic_may_learn_first():
     world = envs.make("tokens/tiny")
     network = Tokens.network_for("").replace(hidden=(8,))

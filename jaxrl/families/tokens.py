@@ -178,6 +178,21 @@ def pass_rates(decay: float = 0.9) -> Part:
     return Part(init, apply)
 
 
+def histories(last: int = 8) -> Part:
+    """A table of prompts [prompts, last]: the mean rewards of a prompt's last groups, the newest
+    first, and -1 where it was not seen so often."""
+
+    def init(key, s, hp, world):
+        return jnp.full((task(world).prompts, last), -1.0)
+
+    def apply(table, s, b, t, hp, world):
+        number, R = b.number[:: hp.group], grouped(b.reward, hp).mean(-1)
+        now = jnp.concatenate([R[:, None], table[number, :-1]], 1)
+        return table.at[number].set(now), {}
+
+    return Part(init, apply)
+
+
 # ---- the loss -------------------------------------------------------------------------------
 
 
