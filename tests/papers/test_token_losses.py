@@ -11,6 +11,7 @@ import pytest
 
 from envs.tokens.base import END
 from jaxrl.papers.reasoning import dapo, dr_grpo, grpo, reinforce_pp, token_ppo
+from jaxrl.surrogate import constant_length, sequence_mean, token_mean
 from tests.papers.tokens_by_hand import (
     SMALL,
     gradient,
@@ -150,3 +151,25 @@ def test_leave_one_out_is_dr_grpo_but_for_a_factor():
 
     R = np.random.default_rng(0).normal(size=(3, 5))
     np.testing.assert_allclose(leave_one_out(R) * 4 / 5, group_advantage(R, False), atol=1e-6)
+
+
+@pytest.mark.equation("grpo")
+@pytest.mark.equation("dr_grpo")
+@pytest.mark.equation("dapo")
+def test_aggregations_are_trl_s_published_ones():
+    """TRL's documentation of GRPOTrainer gives, of per-token losses l_it of G completions:
+
+    loss_type="grpo"     1/G Σᵢ 1/|oᵢ| Σₜ l_it
+    loss_type="bnpo"     1/Σᵢ|oᵢ| Σᵢ Σₜ l_it, and "dapo", where one process has the whole batch
+    loss_type="dr_grpo"  1/(L G) Σᵢ Σₜ l_it, L the most tokens there may be
+    """
+    rng = np.random.default_rng(0)
+    G, L = 5, 7
+    lengths, loss = [7, 1, 4, 2, 6], rng.normal(size=(G, L))
+    mask = (np.arange(L) < np.array(lengths)[:, None]).astype(np.float32)
+    total = lambda weigh: float((np.asarray(weigh(jnp.asarray(mask))) * loss).sum())
+    rows = [list(row[:n]) for row, n in zip(loss, lengths)]
+    assert total(sequence_mean) == pytest.approx(sum(sum(r) / len(r) for r in rows) / G, rel=1e-5)
+    every = [x for r in rows for x in r]
+    assert total(token_mean) == pytest.approx(sum(every) / len(every), rel=1e-5)
+    assert total(constant_length) == pytest.approx(sum(every) / (L * G), rel=1e-5)
