@@ -125,6 +125,6 @@ def test_a_step_is_the_formula_s_gradient(second):
 
 
 def test_rows_are_each_by_themselves():
-    with pytest.raises(Exception, match="group: 2 is not 1"):
+    with pytest.raises(Exception, match="group: is not 1"):
         check(t_ppo.TPPO(group=2))
     assert t_ppo.TPPO(prompts=64, windows=4).steps_per_iteration == 16

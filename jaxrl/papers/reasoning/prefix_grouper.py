@@ -45,7 +45,7 @@ PAPER = {
             "last episode_return < repeated + 0.05",
         ],
     },
-    "battery": {"run": {"env": "tokens/chain"}, "env_params": {"length": 3}},
+    "battery": {"run": {"env": "tokens/parity"}, "env_params": {"length": 4}},
 }
 
 

@@ -1,8 +1,7 @@
 """T-PPO, truncated PPO. Fan, Liu, Yue, Chen et al. 2025, arXiv 2506.15050.
 
-A completion is written in windows: an iteration adds one of at most w tokens to each row, learns,
-and goes on with those that have not ended; a row that has is a new prompt's. Advantages of what is
-cut off at token l are by extended GAE, which takes the value that is not there yet for the last:
+An iteration writes a window of each completion, learns, and goes on with those that have not ended;
+the others give place to new prompts. Of what is cut off at token l, advantages are extended GAE's:
 
     Â_t = Σ_k (γλ)^k δ_{t+k},  k ∈ [0, l - t),    δ_t = r_t + γ V(s_{t+1}) - V(s_t),
     V(s_l) = V(s_{l-1}) where it is cut off, 0 where it has ended
@@ -11,9 +10,9 @@ The policy learns from the tokens of this window, by PPO's clip; the critic from
 have ended, from all of their tokens, towards their return. γ is 1; there is no penalty.
 
 The paper itself was not read: this is from its abstract and public reviews of it, which name
-V(s_l) = V(s_{l-1}) and that the critic waits for ends. Equations' numbers are unread, and which
-tokens at a cut its filter drops besides (here: none). What was written is read anew, so a window
-costs here what the whole does. Tokens are what is counted: a step is a whole completion's.
+V(s_l) = V(s_{l-1}) and that the critic waits for ends. What else its filter drops at a cut (here:
+nothing) is unread. A window costs here what the whole does, as what was written is read anew; what
+is counted is tokens, of which a step is a whole completion's.
 """
 
 import jax.numpy as jnp
@@ -44,7 +43,11 @@ PAPER = {
         "arms": {"token_ppo": {"paper": "token_ppo"}},
         "says": ["final_return > token_ppo - 0.05"],
     },
-    "battery": {"hyper": {"prompts": 16, "group": 1}},
+    "battery": {
+        "run": {"env": "tokens/parity"},
+        "env_params": {"length": 4},
+        "hyper": {"prompts": 16, "group": 1},
+    },
 }
 
 
@@ -62,13 +65,11 @@ class TPPO(Tokens):
         return max(1, self.prompts // self.windows)
 
     def problem(self) -> str:
-        apart = "" if self.group == 1 else f"group: {self.group} is not 1: each row is its own"
-        return super().problem() or apart
+        return super().problem() or "group: is not 1; rows end each by itself" * (self.group != 1)
 
 
 def resume(rows, hp, game):
-    window = -(-game.L // hp.windows)
-    return rows["tokens"], rows["count"], rows["count"] + window
+    return rows["tokens"], rows["count"], rows["count"] + -(-game.L // hp.windows)
 
 
 def begun_or_new(rows, key, n, game):
@@ -82,10 +83,10 @@ def start(key, s, hp, world):
 
 def carry(rows, s, b, t, hp, world):
     """Rows that have not ended, with what was written of them."""
-    game = task(world)
-    count = jnp.where(b.over, 0, jnp.minimum(resume(rows, hp, game)[2], game.L))
+    count = jnp.where(b.over, 0, resume(rows, hp, task(world))[2])
     goes_on = (count > 0)[:, None]
-    kept = dict(tokens=b.tokens[:, game.P :], **{k: goes_on * b.extra[k] for k in ("mask", "old")})
+    L = b.mask.shape[1]
+    kept = dict(tokens=b.tokens[:, -L:], **{k: goes_on * b.extra[k] for k in ("mask", "old")})
     return dict(number=b.number, count=count, **kept), dict(unfinished=goes_on.mean())
 
 
@@ -94,8 +95,8 @@ def egae(reward, value, mask, over, lam):
     last = mask * (jnp.cumsum(mask[:, ::-1], 1)[:, ::-1] == 1)
     ends = (last > 0) & over[:, None]
     ahead = jnp.where(last > 0, value, jnp.roll(value, -1, 1))  # V(s_l) = V(s_{l-1})
-    steps = [x.T for x in (last * (over * reward)[:, None], value, ahead, ends, last > 0)]
-    return gae(*steps, 1.0, lam).T * mask
+    steps = ends * reward[:, None], value, ahead, ends, last > 0
+    return gae(*(x.T for x in steps), 1.0, lam).T * mask
 
 
 def by_windows(b, hp):
@@ -103,10 +104,10 @@ def by_windows(b, hp):
     old = jnp.where(b.seen["mask"] > 0, b.seen["old"], b.old)
     A = whitened(egae(b.reward, b.value, whole, b.over, hp.lam), now)
     ended = whole * b.over[:, None]
-    weights = {k: token_mean(m) * m.size for k, m in dict(policy=now, critic=ended).items()}
-    extra = weights | dict(mask=whole, old=old)
-    target = b.reward[:, None] * ended
-    return b.replace(mask=jnp.maximum(now, ended), old=old, advantage=A, target=target, extra=extra)
+    share = lambda mask: token_mean(mask) * mask.size
+    extra = dict(policy=share(now), critic=share(ended), mask=whole, old=old)
+    b = b.replace(advantage=A, target=b.reward[:, None], old=old, extra=extra)
+    return b.replace(mask=jnp.maximum(now, ended))
 
 
 def clip_and_regress(w, b, hp):
@@ -115,6 +116,5 @@ def clip_and_regress(w, b, hp):
 
 
 def make(world, network=Tokens.network_for("")):
-    rows = Part(start, carry)
-    learn = dict(weigh=constant_length, choose=begun_or_new, track=rows, resume=resume)
-    return tokens(world, network, clip_and_regress, by_windows, **learn)
+    parts = world, network, clip_and_regress, by_windows, constant_length
+    return tokens(*parts, choose=begun_or_new, track=Part(start, carry), resume=resume)
