@@ -331,7 +331,7 @@ def tokens(
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         add = lambda total, piece: (jax.tree.map(jnp.add, total, of(piece)), None)
         (grads, stats), _ = jax.lax.scan(add, total, pieces)
-        if critic and hp.value_first:  # the trunk is the policy's too
+        if hp.value_first:  # the trunk is the policy's too
             only = lambda path, x: x * ("value" in str(path))
             head = jax.tree_util.tree_map_with_path(only, grads)
             grads = rollout.choose(t < hp.value_first, head, grads)

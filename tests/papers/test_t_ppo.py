@@ -59,7 +59,9 @@ def second():
     patch.setattr(family, "adam", lambda hp, t=0: optax.sgd(1.0))
     patch.setattr(type(GAME), "score", easy)
     patch.setattr(type(GAME), "ends", ends)
-    hp = cast(t_ppo.TPPO(prompts=24, accumulate=2, stale=2, temperature=0.8, lam=0.7))
+    hp = cast(
+        t_ppo.TPPO(prompts=24, value_first=0, accumulate=2, stale=2, temperature=0.8, lam=0.7)
+    )
     algo, net = t_ppo.make(WORLD, NETWORK), model(WORLD, NETWORK)
     noise = lambda x, i: x + 0.15 * jax.random.normal(jax.random.key(x.size + i), x.shape)
     moved = lambda tree, i: jax.tree.map(lambda x: noise(x, i), tree)

@@ -7,12 +7,12 @@ the others give place to new prompts. Of what is cut off at token l, advantages 
     V(s_l) = V(s_{l-1}) where it is cut off, 0 where it has ended
 
 The policy learns from the tokens of this window, by PPO's clip; the critic from completions that
-have ended, from all of their tokens, towards their return. γ is 1; there is no penalty.
+have ended, from all of their tokens, towards their return, and first alone. γ is 1.
 
 The paper itself was not read: this is from its abstract and public reviews of it, which name
-V(s_l) = V(s_{l-1}) and that the critic waits for ends. What else its filter drops at a cut (here:
-nothing) is unread. A window costs here what the whole does, as what was written is read anew; what
-is counted is tokens, of which a step is a whole completion's.
+V(s_l) = V(s_{l-1}) and that the critic waits for ends; what else it filters is unread. A token just
+before a cut has δ = 0, so windows should be long: of 2 tokens, as on tokens/add, they unlearn. What
+was written is read anew, so a window costs here what the whole does; what is counted is tokens.
 """
 
 import jax.numpy as jnp
@@ -35,9 +35,9 @@ PAPER = {
     "hyper": "TPPO",
     "parent": "token_ppo",
     "changes": "it learns from windows of completions; the critic from those that have ended",
-    "claim": "of as many tokens it solves as many held-out sums as PPO of whole completions",
+    "claim": "of as many tokens it sorts as many held-out strings as PPO of whole completions",
     "check": {
-        "on": {"tokens/add": 102_400},
+        "on": {"tokens/sort": 51_200},
         "tune": {"lr": [5e-4, 1e-3, 2e-3]},
         "by": "last episode_return",
         "arms": {"token_ppo": {"paper": "token_ppo"}},
@@ -46,7 +46,7 @@ PAPER = {
     "battery": {
         "run": {"env": "tokens/parity"},
         "env_params": {"length": 4},
-        "hyper": {"prompts": 16, "group": 1},
+        "hyper": {"prompts": 16, "group": 1, "value_first": 0},
     },
 }
 
@@ -55,6 +55,7 @@ PAPER = {
 class TPPO(Tokens):
     prompts: int = 1024
     group: int = 1
+    value_first: int = 10
     windows: int = arg(2, "windows in which the longest completion is written", "[1, inf)")
     eps: float = arg(0.2, "ε, clip range of the ratio", "(0, inf)")
     lam: float = arg(0.95, "λ of extended GAE, over tokens", "[0, 1]")
@@ -84,10 +85,9 @@ def start(key, s, hp, world):
 def carry(rows, s, b, t, hp, world):
     """Rows that have not ended, with what was written of them."""
     count = jnp.where(b.over, 0, resume(rows, hp, task(world))[2])
-    goes_on = (count > 0)[:, None]
-    L = b.mask.shape[1]
-    kept = dict(tokens=b.tokens[:, -L:], **{k: goes_on * b.extra[k] for k in ("mask", "old")})
-    return dict(number=b.number, count=count, **kept), dict(unfinished=goes_on.mean())
+    kept = {k: b.extra[k] * (count > 0)[:, None] for k in ("mask", "old")}
+    own = dict(number=b.number, count=count, tokens=b.tokens[:, -b.mask.shape[1] :])
+    return own | kept, dict(unfinished=(count > 0).mean())
 
 
 def egae(reward, value, mask, over, lam):
