@@ -112,8 +112,8 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
     "goals": ("hidden",),
     "combinatorial": ("tsp", "knapsack"),
     "tokens": (
-        *("add", "mul", "chain", "countdown", "sort", "parity", "brackets", "maze", "turns"),
-        "tiny",
+        *("add", "mul", "chain", "wish", "countdown", "sort", "parity", "brackets", "maze"),
+        *("turns", "tiny"),
     ),
 }
 

@@ -14,6 +14,7 @@ from jaxrl.core import View
 from jaxrl.errors import InputError
 from jaxrl.hyper import check
 from jaxrl.policies import Network
+from jaxrl.rollout import choose
 from jaxrl.surrogate import k3
 from jaxrl.transformer import Transformer
 from jaxrl.types import Key, Params, flat
@@ -53,6 +54,8 @@ class Group(struct.PyTreeNode):
     reward: jax.Array  # [B]
     baseline: Any = ()  # [B] the reward of the greedy completion, where there is one
     ref: Any = ()  # [B, L] log-probabilities under the reference, where they are needed
+    over: Any = ()  # [B] whether it has ended, where some are to be gone on with
+    wish: Any = ()  # [B] the length that the prompt asks for, where it does
     seen: Any = ()  # what the table has of each one's prompt, before this iteration
     advantage: Any = ()  # [B, L]
     target: Any = ()  # [B, L] what the critic regresses on
@@ -77,6 +80,7 @@ def decode(
     temperature: Any = 1.0,
     group: int = 1,
     prefix: tuple[jax.Array, jax.Array] | None = None,
+    until: jax.Array | None = None,
     cached: bool = True,
 ) -> Written:
     """`group` completions of each prompt, in one scan. The prompt is read once for all of them.
@@ -86,6 +90,7 @@ def decode(
       key: None: by the mode.
       prefix: tokens [B, L] and how many of each row are given, not chosen: 0 of them to L. A whole
         completion given is one from elsewhere; part of one, a state to go on from.
+      until: after how many tokens each row stops, [B], whether it has ended or not.
       cached: False computes every token from the whole sequence anew, for tests.
     """
     P, L, T = game.P, game.L, game.window
@@ -114,7 +119,11 @@ def decode(
             given = i < prefix[1]
             action = jnp.where(given, prefix[0][:, i], action)
             mine &= ~given
-        state = jax.vmap(game.place)(state, action)
+        after = jax.vmap(game.place)(state, action)
+        if until is not None:
+            mine &= i < until
+            after = jax.vmap(choose)(i < until, after, state)
+        state = after
         chosen = jnp.take_along_axis(log_p, action[:, None], 1)[:, 0]
         row = mine.astype(jnp.float32), jnp.where(mine, chosen, 0.0), value[:, 0]
         return (state, cache), row

@@ -21,6 +21,7 @@ COMPLETIONS = {
     "clip_fraction": "share of tokens whose ratio is outside the clip range",
     "kl_ref": "of a language model to what training began with, in nats a token",
     "response_length": "mean tokens of a completion, its end among them",
+    "off_wish": "mean tokens between a completion's length and that which its prompt asks for",
     "solve_none": "share of prompts of whose completions none is right: they teach little",
     "solve_all": "share of prompts of which all are",
     "pass_at_group": "share of prompts of which one at least is",

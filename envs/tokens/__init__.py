@@ -3,6 +3,7 @@
     add         two numbers of `digits` digits; their sum, last digit first
     mul         their product, the scratch work before it
     chain       up to `length` operations modulo 10, from the left; each result, of which the last
+    wish        a chain, and a length that is wished for, which scores do not know
     countdown   `numbers` and a target; an expression of some of them that gives it
     sort        up to `length` digits; the same in order
     parity      up to `length` bits; after each whether the ones are odd, of which the last
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.adapters.common import physics, whole
-from envs.tokens.arithmetic import Add, Chain, Mul
+from envs.tokens.arithmetic import Add, Chain, Mul, Wish
 from envs.tokens.base import HELD_OUT, Task, hashed
 from envs.tokens.countdown import Countdown
 from envs.tokens.paths import Maze, Turns
@@ -35,6 +36,7 @@ TASKS = {
     "add": Add,
     "mul": Mul,
     "chain": Chain,
+    "wish": Wish,
     "countdown": Countdown,
     "sort": Sort,
     "parity": Parity,

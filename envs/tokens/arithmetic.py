@@ -15,6 +15,7 @@ from envs.tokens.base import (
     Task,
     drawn,
     ended,
+    hashed,
     shifted,
     up_to,
 )
@@ -139,3 +140,36 @@ class Chain(Task):
 
     def score(self, state):
         return self.says(state, state.data)
+
+
+@struct.dataclass
+class Wish(Chain):
+    """7+5*3-8:3= to 28. : a chain, and how many tokens one wishes for, END among them. What is
+    scored is a chain's last digit, whatever the length: to keep to the wish is for methods to
+    learn. Solutions know nothing of it. They are as long as chance has it, leave out work or repeat
+    the last result; so a policy that is fitted to them writes all lengths."""
+
+    SYMBOLS = Chain.SYMBOLS + ":"
+    SIZES = {"length": (3, 8)}  # a wish is one digit
+
+    @property
+    def P(self):
+        return 2 * self.length + 4
+
+    def problem(self, i, difficulty):
+        chain = super().problem(i, difficulty)
+        equals = super().P - 1
+        # a chain has one wish, so that it is on one side of the split
+        wish = 2 + (hashed(chain.prompt) % (self.L - 1)).astype(jnp.int32)
+        tail = jnp.stack([*self.codes(":"), wish + ZERO, *self.codes("=")])
+        prompt = jnp.concatenate([chain.prompt[:equals], tail])
+        n = jax.random.randint(jax.random.fold_in(drawn(i), 1), (), 1, self.length + 1)
+        t, answer = jnp.arange(self.length), chain.data
+        work = jnp.where(chain.solution[:-1] > END, chain.solution[:-1], answer)
+        return Problem(prompt, ended(jnp.where(t < n - 1, work, answer), n), (answer, wish))
+
+    def score(self, state):
+        return self.says(state, state.data[0])
+
+    def wished(self, state):
+        return state.data[1]

@@ -80,7 +80,8 @@ class Task:
     starts: bool = struct.field(pytree_node=False, default=False)  # whether it wants them
 
     # a task says: SYMBOLS after the marks, P, L, space and `problem`, and where END or an equal
-    # solution is not all, `mine`, `given` and `score`
+    # solution is not all, `mine`, `given` and `score`; where prompts ask for a length, `wished`
+    # (state) -> tokens
     SYMBOLS = ""
     SPLIT = True  # whether some problems are held out
     COUNTABLE = False  # whether there are few enough completions to go through all

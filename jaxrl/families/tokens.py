@@ -15,6 +15,9 @@ against each other and learns from their tokens:
     weigh      mask [M, L] -> how much each token counts: how losses are aggregated
     track      a Part that owns a table of prompts, a tree of arrays [prompts, ...]; `b.seen` has
                the rows of those that were sampled, as they were before. It sees what was learned
+    resume     (table, hp, task) -> tokens [B, L], how many of them each row has already, and after
+               how many it stops: so completions may go on in the next iteration. Such a table has
+               rows [B, ...], which are `b.seen`; what has not ended has no reward yet, `b.over`
 
 The policy is the model at `temperature`, in sampling as in learning. `old` is what it gave when it
 sampled: with `stale` > 1 the sampler is up to so many iterations behind. A frozen reference is what
@@ -22,7 +25,8 @@ training began with: the world's `start`, if it has one (`jaxrl pretrain`), or c
 
 `episode_return` is the mean reward of the sampled completions. Other metrics: `response_length`;
 `entropy` of tokens; `kl_ref` to the reference (k3; of an eighth of the rows where the method needs
-none); `clip_fraction`; shares `solve_none` and `solve_all` of groups, `pass_at_group`.
+none); `clip_fraction`; shares `solve_none` and `solve_all` of groups, `pass_at_group`; `off_wish`,
+where prompts ask for a length.
 """
 
 from collections.abc import Callable
@@ -245,6 +249,7 @@ def tokens(
     choose: Callable = uniform,
     keep: Callable | None = None,
     track: Part = NOTHING,
+    resume: Callable | None = None,
     reference: bool = False,
     critic: bool = False,
     greedy: bool = False,
@@ -260,6 +265,7 @@ def tokens(
       choose: (table, key, n, task) -> numbers of n prompts.
       keep: (Group, hp) -> [prompts x oversample] bool, the groups to learn from.
       track: a Part; its slot is the table.
+      resume: (table, hp, task) -> tokens, counts, stops.
       reference: whether `advantage` or `surrogate` read `b.ref`.
       critic: whether the value head learns, `hp.vf_coef` its weight.
       greedy: whether `b.baseline` is wanted.
@@ -280,9 +286,19 @@ def tokens(
         k_choose, k_decode = jax.random.split(key)
         game, score = task(world), jax.vmap(rollout.known(world, "score"))
         numbers = choose(s.table, k_choose, hp.prompts * hp.oversample, game)
-        x = decode(net, params, game, numbers, k_decode, hp.temperature, hp.group)
+        prefix, until = None, None
+        if resume is not None:
+            *given, until = resume(s.table, hp, game)
+            prefix = tuple(given)
+        x = decode(net, params, game, numbers, k_decode, hp.temperature, hp.group, prefix, until)
         b = Group(x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, score(x.state))
-        b = b.replace(seen=jax.tree.map(lambda x: x[b.number], s.table))
+        if resume is None:
+            b = b.replace(seen=jax.tree.map(lambda x: x[b.number], s.table))
+        else:
+            reward = jnp.where(x.state.over, b.reward, 0.0)
+            b = b.replace(seen=s.table, over=x.state.over, reward=reward)
+        if hasattr(game, "wished"):
+            b = b.replace(wish=jax.vmap(game.wished)(x.state))
         if greedy:
             mode = decode(net, params, game, numbers, None)
             b = b.replace(baseline=jnp.repeat(score(mode.state), hp.group))
@@ -299,10 +315,13 @@ def tokens(
         """What an iteration's rewards were, by name."""
         R = grouped(b.reward, hp)
         solved = R >= 1.0
-        return dict(
-            episode_return=R.mean(),
-            episodes=jnp.float32(R.size),
-            response_length=b.mask.sum(-1).mean(),
+        length = b.mask.sum(-1)
+        over = jnp.ones(R.shape) if resume is None else grouped(b.over, hp)
+        wish = {} if isinstance(b.wish, tuple) else dict(off_wish=jnp.abs(length - b.wish).mean())
+        return wish | dict(
+            episode_return=R.sum() / jnp.maximum(over.sum(), 1),
+            episodes=jnp.float32(over.sum()),
+            response_length=length.mean(),
             solve_none=(~solved.any(-1)).mean(),
             solve_all=solved.all(-1).mean(),
             pass_at_group=solved.any(-1).mean(),
@@ -337,7 +356,7 @@ def tokens(
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         add = lambda total, piece: (jax.tree.map(jnp.add, total, of(piece)), None)
         (grads, stats), _ = jax.lax.scan(add, total, pieces)
-        if critic and hp.value_first:  # the trunk is the policy's too
+        if hp.value_first:  # the trunk is the policy's too
             only = lambda path, x: x * ("value" in str(path))
             head = jax.tree_util.tree_map_with_path(only, grads)
             grads = rollout.choose(t < hp.value_first, head, grads)

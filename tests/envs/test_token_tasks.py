@@ -38,6 +38,12 @@ def chain(prompt, said):
     return said.endswith(f"{value}.")
 
 
+def wish(prompt, said):
+    text, wished = prompt[:-1].split(":")
+    assert 2 <= int(wished) <= 7
+    return chain(text, said)
+
+
 def countdown(prompt, said):
     numbers, target = prompt[:-1].split(">")
     left = numbers.split(",")
@@ -98,7 +104,7 @@ def turns(prompt, said):
 
 
 VERIFY = dict(add=add, mul=mul, chain=chain, countdown=countdown, sort=sort, parity=parity) | dict(
-    brackets=brackets, maze=maze, turns=turns
+    brackets=brackets, maze=maze, turns=turns, wish=wish
 )
 
 
@@ -251,6 +257,21 @@ def test_what_does_not_fit_is_said(name, params, said):
     with pytest.raises(InputError, match=said) as e:
         envs.make_env(f"tokens/{name}", **params)
     assert "\n" not in str(e.value)
+
+
+def test_wishes_are_of_all_lengths_and_solutions_do_not_know_them():
+    task = envs.make_env("tokens/wish")
+    i = jnp.arange(4000)
+    p = jax.jit(jax.vmap(lambda i: task.problem(i, task.difficulty)))(i)
+    wish, length = np.asarray(p.data[1]), (np.asarray(p.solution) != BLANK).sum(1)
+    for n in range(2, task.L + 1):
+        assert (wish == n).mean() == pytest.approx(1 / 6, abs=0.03)
+        assert (length == n).mean() == pytest.approx(1 / 6, abs=0.03)
+        assert length[wish == n].mean() == pytest.approx(length.mean(), abs=0.25)
+    chains = {}
+    for prompt, n in zip(np.asarray(p.prompt), wish):
+        text, said = task.text(prompt)[:-1].split(":")
+        assert int(said) == n == chains.setdefault(text, n)  # one wish each
 
 
 def test_sizes_fit_their_windows():
