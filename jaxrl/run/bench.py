@@ -35,6 +35,7 @@ from jaxrl.run.run import (
     advance,
     build,
     compiled,
+    cores_as_devices,
     evaluation_keys,
     execute,
     mean_returns,
@@ -240,10 +241,14 @@ def brax(item: Any) -> Entrant:
     return Entrant(lambda: bench_peers.brax_ppo(item)[0], seconds, [score])
 
 
+def has_rejax(item: Item | Soft | Words) -> bool:
+    return not (item.memory or isinstance(item, Words) or bench_peers.missing())
+
+
 def peers_of(item: Item | Soft | Words, s: Setting, say: Say) -> dict[str, Entrant]:
     """Those that are installed and can do this item; one that fails is named and left out."""
     able: dict[str, Callable[[], Entrant]] = {}
-    if not (item.memory or isinstance(item, Words) or bench_peers.missing()):
+    if has_rejax(item):
         able["rejax"] = lambda: rejax(item, s)
     if item.env.startswith("brax/") and len(s.seeds) == 1:
         able["brax.training"] = lambda: brax(item)
@@ -322,6 +327,7 @@ def spread(name: str, x: np.ndarray, digits: int = 3) -> dict:
 
 def about() -> dict[str, Any]:
     """What measured: machine, devices, versions."""
+    cores_as_devices()
     devices = [f"{d.platform}: {d.device_kind}" for d in jax.devices()]
     versions = record.versions()
     if not bench_peers.missing():

@@ -22,7 +22,7 @@ import tomli_w
 from jaxrl.errors import RunError
 from jaxrl.run import bench_peers
 from jaxrl.run import job as jobs
-from jaxrl.run.bench import ITEMS
+from jaxrl.run.bench import ITEMS, has_rejax
 from jaxrl.run.train import Say
 
 COMMAND = "import sys; from jaxrl.cli import main; main(sys.argv[1:])"
@@ -83,7 +83,7 @@ def memory_of(pid: int, what: str = "VmHWM") -> float:
 def startup(name: str, rounds: int, peers: bool, say: Say = lambda line: None) -> dict[str, Any]:
     """{jaxrl, rejax: {cold, warm, peak_mib}}: medians over rounds, in turns."""
     makers: dict[str, Any] = dict(jaxrl=ours)
-    if peers and not ITEMS[name].memory and not bench_peers.missing():
+    if peers and has_rejax(ITEMS[name]):
         makers["rejax"] = rejax
     took: dict[str, dict[str, list]] = {k: dict(cold=[], warm=[], peak_mib=[]) for k in makers}
     for _ in range(rounds):
