@@ -132,6 +132,43 @@ def decode(
     return Written(state, *(jnp.moveaxis(x, 0, 1) for x in rows))
 
 
+def replay(game: Any, numbers: jax.Array, completions: jax.Array) -> tuple[Any, jax.Array]:
+    """States of a task after completions that come from elsewhere, such as a file or its solutions,
+    and which of their tokens are a policy's to choose.
+
+    Args:
+      numbers: of the prompts [B].
+      completions: tokens [B, L].
+
+    Returns (state, mask [B, L]).
+    """
+
+    def one(state, token):
+        return game.place(state, token), game.mine(state) & ~state.over
+
+    each = lambda j, tokens: jax.lax.scan(one, game.begin(j), tokens)
+    state, mask = jax.vmap(each)(numbers, completions)
+    return state, mask.astype(jnp.float32)
+
+
+def offline(
+    net: Transformer,
+    params: Params,
+    game: Any,
+    numbers: jax.Array,
+    completions: jax.Array,
+    temperature: Any = 1.0,
+) -> Group:
+    """Completions [B, L] that come from elsewhere as a policy's own would be learned from: with
+    their rewards, and in `old` and `value` what these parameters say of them."""
+    state, mask = replay(game, numbers, completions)
+    none = jnp.zeros_like(mask)
+    reward = jax.vmap(game.score)(state)
+    b = Group(state.number, state.tokens, mask, none, none, reward)
+    w = judge(net, params, b, temperature)
+    return b.replace(old=w.log_prob * mask, value=w.value)
+
+
 def judge(net: Transformer, params: Params, b: Group, temperature: Any, group: int = 1) -> View:
     """What the model says of completions, per token, against what the sampler said.
 

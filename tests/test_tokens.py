@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import envs
-from jaxrl.completions import Group, decode, everything, judge, model, task
+from jaxrl.completions import Group, decode, everything, judge, model, offline, task
 from jaxrl.core import Part
 from jaxrl.families import tokens as family
 from jaxrl.families.tokens import Tokens, grouped, total_loss
@@ -97,6 +97,17 @@ def test_a_prefix_is_given_and_not_chosen(params):
     for row, mask, n in zip(np.asarray(x.state.tokens), np.asarray(x.mask), length):
         assert (row[GAME.P : GAME.P + n] == 5).all() and not mask[:n].any()
         assert mask[n:].any() == (n < GAME.L)
+
+
+def test_completions_from_elsewhere_are_as_if_they_were_sampled(params):
+    x = decode(NET, params, GAME, NUMBERS, jax.random.key(1), 0.7, 4)
+    tokens = x.state.tokens[:, GAME.P :]
+    b = offline(NET, params, GAME, jnp.repeat(NUMBERS, 4), tokens, 0.7)
+    np.testing.assert_array_equal(b.tokens, x.state.tokens)
+    np.testing.assert_array_equal(b.mask, x.mask)
+    np.testing.assert_allclose(b.old, x.log_prob, atol=1e-4)
+    solutions = jax.vmap(lambda j: GAME.problem(GAME.order[j], GAME.difficulty).solution)(NUMBERS)
+    assert (offline(NET, params, GAME, NUMBERS, solutions).reward == 1).all()
 
 
 def test_sampling_is_at_the_temperature(params):

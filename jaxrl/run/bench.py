@@ -328,12 +328,14 @@ def spread(name: str, x: np.ndarray, digits: int = 3) -> dict:
 def about() -> dict[str, Any]:
     """What measured: machine, devices, versions."""
     cores_as_devices()
-    devices = [f"{d.platform}: {d.device_kind}" for d in jax.devices()]
     versions = record.versions()
     if not bench_peers.missing():
         versions["rejax"] = metadata.version("rejax")
     return dict(
-        machine=record.machine(), devices=devices, versions=versions, revision=record.revision()
+        machine=record.machine(),
+        devices=record.devices(),
+        versions=versions,
+        revision=record.revision(),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from jaxrl import cache
-from jaxrl.completions import attempts, model, task
+from jaxrl.completions import attempts, model, replay, task
 from jaxrl.errors import InputError
 from jaxrl.policies import Network
 from jaxrl.run.checkpoint import as_json, by_path, kind, plain
@@ -53,21 +53,15 @@ def fitted(
     adam = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(LR))
     P = game.P
 
-    def solved(j):
-        """Problem j's window with its solution, and which tokens of that the policy chooses."""
-
-        def one(state, token):
-            return game.place(state, token), game.mine(state) & ~state.over
-
-        solution = game.problem(game.order[game.first + j], game.difficulty).solution
-        state, mine = jax.lax.scan(one, game.begin(j), solution)
-        return state.tokens, mine
+    def solution(j):
+        return game.problem(game.order[game.first + j], game.difficulty).solution
 
     def loss(params, key):
-        tokens, mine = jax.vmap(solved)(jax.random.randint(key, (BATCH,), 0, game.count))
-        logits = net.read(params, tokens[:, :-1], since=P - 1)[0]
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, P:])
-        return token_mean(mine.astype(jnp.float32)).ravel() @ each.ravel()
+        numbers = jax.random.randint(key, (BATCH,), 0, game.count)
+        state, mask = replay(game, numbers, jax.vmap(solution)(numbers))
+        logits = net.read(params, state.tokens[:, :-1], since=P - 1)[0]
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, state.tokens[:, P:])
+        return token_mean(mask).ravel() @ each.ravel()
 
     @jax.jit
     def advance(params, opt, key, n):

@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """What it ran on, without its name."""
     return f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}"
+
+
+def devices() -> list[str]:
+    """What jax sees: how many of each kind."""
+    kinds = Counter(f"{d.platform}: {d.device_kind}" for d in jax.devices())
+    return [f"{n} x {kind}" if n > 1 else kind for kind, n in kinds.items()]
 
 
 def revision() -> str:
@@ -99,7 +106,7 @@ class Recorder:
     def __init__(self, folder: Path, job: Job, point: Point | None = None):
         self.folder, self.job = folder, job
         now = dict(argv=sys.argv, versions=versions(), revision=revision(), started=time.time())
-        now |= dict(devices=[str(d) for d in jax.devices()])
+        now |= dict(devices=devices())
         meta, lines = now, ""
         self.pieces: list[dict[str, np.ndarray]] = []
         self.evaluations: list[tuple[int, np.ndarray]] = []
