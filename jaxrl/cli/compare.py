@@ -16,9 +16,9 @@ from jaxrl.run import catalogue
 @click.option("--env", "envs", multiple=True, metavar="E [E ...]", help="one or several")
 @click.option("--seeds", type=Whole(), default=10, show_default=True, help="of each")
 @click.option("--seed", type=Whole(), default=0, show_default=True, help="the first of them")
-@click.option("--steps", type=Whole(), default=500_000, show_default=True, help="of one seed")
+@click.option("--steps", type=Whole(), help="of one seed; unless said, as the first of them has it")
 @click.option("--evals", type=Whole(), default=10, show_default=True, help="on the way")
-@click.option("--eval-episodes", type=Whole(), default=32, show_default=True, help="of each")
+@click.option("--eval-episodes", type=Whole(), help="of each; unless said, as the first has it")
 @click.option("--on-nan", default="stop", show_default=True, help="stop or freeze a lost seed")
 @click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
 @click.option("--json", "as_json", is_flag=True, help="print rows and files, and nothing else")
@@ -46,6 +46,7 @@ def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
 
         sinks = Sinks(sink, per_seed)
         target = Path(folder) if folder else unused("compare", *papers)
+        run = {k: v for k, v in run.items() if v is not None}
         see, say = lambda job: shown(job, quiet), speaker(quiet)
         out = compare.compare(list(papers), list(envs), run, target, see, say, sinks)
         emit(out)

@@ -52,6 +52,7 @@ def plan(methods: Sequence[str], envs: Sequence[str], run: dict, folder: Path) -
             tables = dict(env_params={}, network=network, hyper=hyper)
             own = dict(paper=catalogue.absolute(slug), env=env)
             job = jobs.resolve(run=run | own, **tables)
+            run = {k: getattr(job, k) for k in SHARED} | run  # unsaid: as the first has it
             name = re.sub(r"[^\w.=,+-]", "_", method)
             units.append(Unit(method, env, job, folder / env.replace(":", "/") / name))
     return units
