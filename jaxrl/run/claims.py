@@ -223,7 +223,7 @@ def measure(
 def code() -> str:
     """A digest of all that every measurement runs."""
     files = [p for top in ("jaxrl", "envs") for p in (catalogue.ROOT / top).rglob("*.py")]
-    apart = ("jaxrl/papers/", "jaxrl/cli/", "jaxrl/docs/")
+    apart = ("jaxrl/papers/", "jaxrl/cli/")
     names = {p.relative_to(catalogue.ROOT).as_posix(): p for p in files}
     kept = sorted(name for name in names if not name.startswith(apart))
     return hashlib.sha256(b"".join(names[name].read_bytes() for name in kept)).hexdigest()
