@@ -8,7 +8,6 @@ Run it alone on a machine.
 """
 
 import json
-import time
 from pathlib import Path
 
 import jax
@@ -51,12 +50,6 @@ def world(length: int) -> Long:
     return Long("long", numbers, jnp.int32(0), jnp.int32(ROWS), ROWS, jnp.float32(1), length=length)
 
 
-def seconds(program, *args) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(program(*args))
-    return time.perf_counter() - began
-
-
 def main() -> None:
     took: dict[str, dict[int, list[float]]] = {"cached": {}, "plain": {}}
     key, numbers = jax.random.key(0), jnp.arange(ROWS)
@@ -74,7 +67,7 @@ def main() -> None:
                 took[way][L] = []
     for _ in range(ROUNDS + 1):  # the first warms up
         for (way, L), (program, params) in programs.items():
-            took[way][L].append(seconds(program, params, key))
+            took[way][L].append(bench.timed(program, params, key))
     each = {
         way: {str(L): float(np.median(x[1:])) / L / ROWS for L, x in of.items()}
         for way, of in took.items()
