@@ -145,10 +145,14 @@ def whitened(A: jax.Array, mask: jax.Array) -> jax.Array:
     return (A - mean) / jnp.sqrt((count * jnp.square(A - mean)).sum() + 1e-8)
 
 
+def last_chosen(mask: jax.Array) -> jax.Array:
+    """1 at the last token of each row [B, L] that was chosen."""
+    return mask * (jnp.cumsum(mask[:, ::-1], 1)[:, ::-1] == 1)
+
+
 def token_rewards(b: Group, hp: Any) -> jax.Array:
     """[B, L]: the reward at the last token that was chosen, less `hp.beta` times k1 at each."""
-    last = b.mask * (jnp.cumsum(b.mask[:, ::-1], 1)[:, ::-1] == 1)
-    return last * b.reward[:, None] - hp.beta * b.mask * k1(b.ref - b.old)
+    return last_chosen(b.mask) * b.reward[:, None] - hp.beta * b.mask * k1(b.ref - b.old)
 
 
 def grouped(x: jax.Array, hp: Any) -> jax.Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxrl.completions import task
 from jaxrl.core import Part
-from jaxrl.families.tokens import Tokens, tokens, uniform, whitened
+from jaxrl.families.tokens import Tokens, last_chosen, tokens, uniform, whitened
 from jaxrl.hyper import arg, hyper
 from jaxrl.papers.on_policy.ppo import clip
 from jaxrl.returns import gae
@@ -92,7 +92,7 @@ def carry(rows, s, b, t, hp, world):
 
 def egae(reward, value, mask, over, lam):
     """Extended GAE of completions [B, L] that have ended, or are cut off."""
-    last = mask * (jnp.cumsum(mask[:, ::-1], 1)[:, ::-1] == 1)
+    last = last_chosen(mask)
     ends = (last > 0) & over[:, None]
     ahead = jnp.where(last > 0, value, jnp.roll(value, -1, 1))  # V(s_l) = V(s_{l-1})
     steps = ends * reward[:, None], value, ahead, ends, last > 0
