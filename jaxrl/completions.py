@@ -211,6 +211,15 @@ def attempts(
     return jax.lax.map(at, jnp.array(TEMPERATURES)), greedy
 
 
+def pass_at(k: int, right: jax.Array) -> jax.Array:
+    """How often one of k completions is right, of which n were tried [..., n], without bias:
+    1 - C(n - c, k) / C(n, k), c of them right (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
+    n = right.shape[-1]
+    wrong = n - right.sum(-1, dtype=jnp.int32)
+    i = jnp.arange(k)
+    return 1 - (jnp.maximum(wrong[..., None] - i, 0) / (n - i)).prod(-1)
+
+
 def everything(
     net: Transformer, params: Params, game: Any, temperature: Any = 1.0
 ) -> tuple[jax.Array, jax.Array]:

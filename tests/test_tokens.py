@@ -212,7 +212,15 @@ def test_grpo_learns_the_countable_task_and_says_how_well():
     assert said[1]["regret"] < 0.5 * said[0]["regret"]
     assert said[0]["exact_kl"] == pytest.approx(0.0, abs=1e-5) and said[1]["exact_kl"] > 0.1
     assert metrics["episode_return"][-1] > metrics["episode_return"][0]
-    assert set(said[0]) == {"sampled", "greedy", "pass_at_16", "tempered", "regret", "exact_kl"}
+    assert set(said[0]) == {
+        "sampled",
+        "greedy",
+        "pass_at_8",
+        "pass_at_16",
+        "tempered",
+        "regret",
+        "exact_kl",
+    }
 
 
 def test_pass_rates_are_of_each_prompt():

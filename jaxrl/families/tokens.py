@@ -38,7 +38,7 @@ import optax
 from flax import struct
 
 from jaxrl import rollout
-from jaxrl.completions import Group, attempts, decode, everything, judge, model, task
+from jaxrl.completions import Group, attempts, decode, everything, judge, model, pass_at, task
 from jaxrl.core import Algo, Part
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
@@ -50,6 +50,7 @@ from jaxrl.transformer import Transformer
 from jaxrl.types import Key, Params
 
 EXAMINED, PASS_AT = 128, 16  # prompts of an examination, and completions of each
+SOME = 8  # of these, for another pass@k
 
 
 @hyper
@@ -58,6 +59,12 @@ class Tokens:
 
     STARTS = True  # a run begins with its task's start
     RUN = dict(steps=131_072, eval_episodes=512)  # an episode is one completion, right or wrong
+    CHECK = dict(  # what a claim is tested on, where its paper says nothing else
+        on={"tokens/add": 51_200},
+        tune={"lr": [5e-4, 1e-3, 2e-3]},
+        by="last episode_return",
+        seeds=10,
+    )
     IN_TURN = True  # on a CPU seeds are faster one after the other: their products are large
     lr: float | Linear = arg(1e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
     max_grad_norm: float = arg(1.0, "clip the gradient's global norm; inf: off", "(0, inf]")
@@ -405,6 +412,7 @@ def tokens(
         out = {
             "sampled": each[-1].mean(),
             "greedy": greedy.mean(),
+            f"pass_at_{SOME}": pass_at(SOME, each[-1]).mean(),
             f"pass_at_{PASS_AT}": each[-1].any(-1).mean(),
             "tempered": each.mean((1, 2)).max(),
         }

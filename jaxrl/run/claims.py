@@ -5,9 +5,11 @@
         "tune": {"lr": [1e-3, 2.5e-3, 5e-3]},                      the grid of every arm
         "by": "final_return",                                      what chooses its point
         "arms": {"unclipped": {"hyper": {"eps": "inf"}}, "a2c": {"paper": "a2c"}},
+        "seeds": 16,                                               of each arm (this, if unsaid)
         "says": ["final_return > unclipped", "max kl < 0.015", "final_return > a2c - 0.05"],
     }
 
+What is unsaid is as `CHECK` of the hyperparameters' class has it, if it has one.
 The paper itself, with the defaults of the environment's class, is the first arm; where no others
 are named there is its parent. An arm may name another `paper`, `hyper` and `network` values, and a
 `tune` of its own with as many points; `hyper` and `network` beside `on` are every arm's. Each arm's
@@ -15,10 +17,11 @@ point is chosen on each environment by the mean of `by` (the final return, or a 
 with a minus where less is better) over seeds that are used for nothing else (from 1000), and its
 runs are reported on fresh ones (from 0). The grid is one vmapped program.
 
-A statement is `[max|mean|last] METRIC [of ARM] < or > ARM-or-NUMBER [+ or - MARGIN] [on ENV]`, of
-the paper itself where no arm is named. METRIC is `final_return` (by the mode, complete episodes) or
-a training metric, reduced over a run's iterations (last: its last tenth); `mean episode_return` is
-the area under the learning curve. Over several environments returns are normalised
+A statement is `[max|mean|last|final] METRIC [of ARM] < or > ARM-or-NUMBER [+ or - MARGIN] [on
+ENV]`, of the paper itself where no arm is named. METRIC is `final_return` (by the mode, complete
+episodes) or a training metric, reduced over a run's iterations (last: its last tenth), or after
+`final` what the method's own examination says at the end; `mean episode_return` is the area under
+the learning curve. Over several environments returns are normalised
 (`envs/scores.py`). It holds if the whole 95 % interval of the difference does: interquartile means,
 seeds drawn anew within each environment and arm.
 """
@@ -31,8 +34,10 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -46,11 +51,22 @@ from jaxrl.errors import InputError, did_you_mean
 from jaxrl.run import catalogue, evidence, record
 from jaxrl.run import job as jobs
 from jaxrl.run.files import write_whole
-from jaxrl.run.run import build, evaluation_keys, execute, mean_returns, one_state, set_up
+from jaxrl.run.run import (
+    Program,
+    Setting,
+    build,
+    evaluation_keys,
+    execute,
+    mean_returns,
+    one_state,
+    set_up,
+)
 from jaxrl.run.stats import difference, finite, improvement, iqm
 
 SEEDS, FIRST_TUNING_SEED = 16, 1000
 QUICK = dict(seeds=4, steps=20)  # a look: so many seeds, one in so many steps
+KEYS = ("on", "hyper", "network", "tune", "by", "arms", "seeds", "says")
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 RETURNS = ("final_return", "episode_return", "eval_return")
 REDUCE = {
     "max": lambda x: np.nanmax(x, 1),
@@ -58,7 +74,7 @@ REDUCE = {
     "last": lambda x: np.nanmean(x[:, -max(1, x.shape[1] // 10) :], 1),
 }
 GRAMMAR = re.compile(
-    r"(?:(?P<reduce>max|mean|last) )?(?P<metric>\w+)(?: of (?P<of>\w+))?"
+    r"(?:(?P<reduce>max|mean|last|final) )?(?P<metric>\w+)(?: of (?P<of>\w+))?"
     r" (?P<relation>[<>]) (?P<against>[\w.-]+)"
     r"(?: (?P<sign>[+-]) (?P<margin>[\d.e-]+))?(?: on (?P<env>\S+))?"
 )
@@ -69,7 +85,7 @@ class Statement(NamedTuple):
 
     text: str
     of: str  # the arm whose it is
-    metric: str  # "final_return", or a reduction and a training metric
+    metric: str  # "final_return", or a reduction and a metric
     relation: str  # < or >
     against: str | float  # an arm, or a number
     margin: float
@@ -98,16 +114,19 @@ class Claim(NamedTuple):
     arms: dict[str, Arm]  # the paper's own first
     says: list[Statement]
     by: str = "final_return"  # what an arm's point is chosen by; less is better after a minus
+    seeds: int = SEEDS
 
 
 def read(slug: str) -> Claim:
     """The claim of a paper (a slug or a file). InputError, in one line, for what is not one."""
     paper = catalogue.find(slug)
     check, own = paper.get("check"), paper["slug"]
+    if isinstance(check, dict):
+        check = getattr(catalogue.load(slug)[1], "CHECK", {}) | check
     if not isinstance(check, dict) or not {"on", "says"} <= set(check):
         raise InputError(f"claim: {own} has no check with its environments (on) and says")
     for key in check:
-        if key not in (known := ("on", "hyper", "network", "tune", "by", "arms", "says")):
+        if key not in (known := KEYS):
             raise did_you_mean(f"claim: {own}: check", key, known)
     values = lambda table: {k: jobs.from_toml(k, v) for k, v in table.items()}
 
@@ -128,9 +147,11 @@ def read(slug: str) -> Claim:
     on = {env: int(steps) for env, steps in check["on"].items()}
     says = [statement(own, text, tuple(on), arms) for text in check["says"]]
     by = check.get("by", "final_return")
-    if by != "final_return" and not re.fullmatch(r"-?(max|mean|last) \w+", by):
-        raise InputError(f"claim: {own}: by: {by!r} is not final_return or [-]max|mean|last METRIC")
-    return Claim(own, paper, on, arms, says, by)
+    if by != "final_return" and not re.fullmatch(r"-?(max|mean|last|final) \w+", by):
+        raise InputError(
+            f"claim: {own}: by: {by!r} is not final_return or [-]max|mean|last|final METRIC"
+        )
+    return Claim(own, paper, on, arms, says, by, int(check.get("seeds", SEEDS)))
 
 
 def statement(slug: str, text: str, envs: tuple[str, ...], arms: dict[str, Arm]) -> Statement:
@@ -148,7 +169,7 @@ def statement(slug: str, text: str, envs: tuple[str, ...], arms: dict[str, Arm])
         raise did_you_mean(f"claim: {slug}: on", said["env"], envs)
     metric = " ".join(x for x in (said["reduce"], said["metric"]) if x)
     if (said["reduce"] is None) != (said["metric"] == "final_return"):
-        raise InputError(f"claim: {slug}: {text!r}: max, mean or last of what metric?")
+        raise InputError(f"claim: {slug}: {text!r}: max, mean, last or final of what?")
     if (of := said["of"] or slug) not in arms:
         raise did_you_mean(f"claim: {slug}: arm", of, arms)
     margin = float((said["sign"] or "") + (said["margin"] or "0"))
@@ -180,19 +201,23 @@ def points(job: jobs.Job, tune: dict[str, list]) -> list:
 
 
 def measure(
-    arm: Arm, env: str, steps: int, seeds: int, metrics: set[str], by: str = "final_return"
+    arm: Arm,
+    env: str,
+    steps: int,
+    seeds: int,
+    metrics: set[str],
+    by: str = "final_return",
+    env_params: Mapping[str, Any] = EMPTY,
 ) -> dict:
-    """Tune an arm on an environment, then run it on fresh seeds: its point and its scores."""
+    """Tune an arm on an environment, then run it on fresh seeds: its point and its scores. Those of
+    all metrics; `metrics` are those that there have to be."""
     began = time.time()
     run = dict(paper=arm.paper, env=env, steps=steps, seeds=seeds, evals=1)
-    job = jobs.resolve(run=run, env_params={}, network=arm.network, hyper=arm.hyper)
+    job = jobs.resolve(run=run, env_params=dict(env_params), network=arm.network, hyper=arm.hyper)
     grid = points(job, arm.tune)
     s = set_up(job).among(grid)
-    known = jax.eval_shape(s.algo.step, one_state(s), jnp.int32(0), s.hp, s.world)[1]
     goal = by.removeprefix("-")
-    for metric in (metrics | {goal}) - {"final_return"}:  # said before anything compiles
-        if (name := metric.split()[1]) not in known:
-            raise did_you_mean(f"claim: {Path(arm.paper).stem}: metric", name, known)
+    there(metrics | {goal}, named(s), arm)  # said before anything compiles
     each = max(1, seeds // len(grid))
     order = np.minimum(np.arange(max(seeds, len(grid))) // each, len(grid) - 1)
     turn = np.arange(len(order)) % each  # the last rows repeat what is there already
@@ -200,23 +225,41 @@ def measure(
     program, chosen, tried = None, 0, []
     if len(grid) > 1:
         program = build(tuning)
-        reached = scores(tuning, program, {goal})[goal]
+        reached = scores(tuning, program, goal)[goal]
         tried = [float(reached[order == i][:each].mean()) for i in range(len(grid))]
         chosen = choose(tried, by)
     final = s.sweep([grid[chosen]] * seeds, np.arange(seeds))
     program = program if program and len(order) == seeds else build(final)
     table = jobs.to_tables(dataclasses.replace(job, hyper=grid[chosen]))
-    named = lambda hp: {k: plain(jobs.to_toml(getattr(hp, k))) for k in arm.tune}
+    tuned = lambda hp: {k: plain(jobs.to_toml(getattr(hp, k))) for k in arm.tune}
     return dict(
         paper=Path(arm.paper).stem,
         hyper={k: plain(v) for k, v in table["hyper"].items()},
         network=table["network"],
         steps=job.iterations * job.hyper.steps_per_iteration,
-        tuned=named(grid[chosen]),
-        tuning=[dict(named(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
-        scores={k: finite(v) for k, v in scores(final, program, metrics).items()},
+        tuned=tuned(grid[chosen]),
+        tuning=[dict(tuned(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
+        scores={k: finite(v) for k, v in scores(final, program).items()},
         wall_seconds=round(time.time() - began, 1),
     )
+
+
+def named(s: Setting) -> list[str]:
+    """The metrics that a run has, of training and of the method's own examination."""
+    state = one_state(s)
+    kinds = jax.eval_shape(s.algo.step, state, jnp.int32(0), s.hp, s.world)[1]
+    out = ["final_return"] + [f"{reduce} {name}" for name in kinds for reduce in REDUCE]
+    if s.algo.examine:
+        seen = jax.eval_shape(s.algo.examine, state, jax.random.key(0), s.hp, s.world)
+        out += [f"final {name}" for name in seen]
+    return out
+
+
+def there(metrics: set[str], known: Collection[str], arm: Arm) -> None:
+    """InputError for a metric that a run does not have."""
+    for metric in sorted(metrics - set(known)):
+        words = [name.split()[-1] for name in known]
+        raise did_you_mean(f"claim: {Path(arm.paper).stem}: metric", metric.split()[-1], words)
 
 
 @functools.cache
@@ -236,17 +279,27 @@ def papers(path: Path) -> Iterator[bytes]:
         yield from papers(catalogue.ROOT / (name.decode().replace(".", "/") + ".py"))
 
 
-def once(arm: Arm, env: str, steps: int, seeds: int, metrics: set[str], by: str) -> dict:
+def once(
+    arm: Arm,
+    env: str,
+    steps: int,
+    seeds: int,
+    metrics: set[str],
+    by: str,
+    env_params: Mapping = EMPTY,
+) -> dict:
     """`measure`, but never twice with the same code: many claims have the same baseline, and one
     that was interrupted goes on."""
-    said = [arm._asdict(), env, steps, seeds, sorted(metrics), by, code(), record.versions()]
+    said = [arm._asdict(), env, steps, seeds, by, dict(env_params), code(), record.versions()]
     about = json.dumps(said, default=str, sort_keys=True).encode()
     digest = hashlib.sha256(about + b"".join(papers(catalogue.path(catalogue.find(arm.paper)))))
     name = f"{Path(arm.paper).stem}-{digest.hexdigest()[:16]}.json"
     place = cache.home() / "jaxrl" / "arms" / name
     if place.exists():
-        return json.loads(place.read_text())
-    got = measure(arm, env, steps, seeds, metrics, by)
+        got = json.loads(place.read_text())
+        there(metrics, got["scores"], arm)
+        return got
+    got = measure(arm, env, steps, seeds, metrics, by, env_params)
     got |= dict(measured=datetime.date.today().isoformat(), machine=record.machine())
     place.parent.mkdir(parents=True, exist_ok=True)
     write_whole(place, json.dumps(got))
@@ -264,15 +317,22 @@ def plain(x: Any) -> Any:
     return "inf" if isinstance(x, float) and x == np.inf else x
 
 
-def scores(s, program, metrics: set[str]) -> dict[str, np.ndarray]:
-    """A run's numbers [rows] by metric."""
+def scores(s: Setting, program: Program, only: str = "") -> dict[str, np.ndarray]:
+    """A run's numbers [rows] by metric: all, or at least the one that is asked for."""
     chunks: list[dict[str, np.ndarray]] = []
     state = execute(s, program, lambda chunk: chunks.append(chunk.metrics))
     last = (state, evaluation_keys(s, 1))
-    out = {"final_return": mean_returns(program.greedy(last, s.hp, s.world))}
-    for metric in metrics - set(out):
-        reduce, name = metric.split()
-        out[metric] = REDUCE[reduce](np.concatenate([c[name] for c in chunks], 1).astype(float))
+    out = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a metric that never was is NaN
+        for name in chunks[0]:
+            x = np.concatenate([c[name] for c in chunks], 1).astype(float)
+            out |= {f"{reduce} {name}": f(x) for reduce, f in REDUCE.items()}
+    if only in ("", "final_return"):
+        out["final_return"] = mean_returns(program.greedy(last, s.hp, s.world))
+    if program.examined and (not only or only.startswith("final ")):
+        seen = program.examined(last, s.hp, s.world)
+        out |= {f"final {k}": np.asarray(x, float) for k, x in seen.items()}
     return out
 
 
@@ -335,7 +395,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
         span(env)
     target = home(claim)
     began, version = time.time(), evidence.sha256(claim.paper)
-    seeds = QUICK["seeds"] if quick else SEEDS
+    seeds = QUICK["seeds"] if quick else claim.seeds
     done: dict[str, dict[str, dict]] = {}
     for env, steps in claim.on.items():
         for name, arm in claim.arms.items():
@@ -344,6 +404,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
             asked |= {"final_return", claim.by.removeprefix("-")}
             get = measure if quick else once
             got = get(arm, env, min(budget, steps), seeds, asked, claim.by)
+            got["scores"] = {k: v for k, v in got["scores"].items() if k in asked}
             done.setdefault(env, {})[name] = got
             shown = iqm(np.array(got["scores"]["final_return"], float))
             say(f"{env}: {name} {got['tuned']}: final_return {shown:.3g}")

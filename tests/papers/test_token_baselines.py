@@ -120,7 +120,7 @@ def test_the_gradient_is_unbiased(slug):
     column = lambda x: x[y][:, None]
     b = Group(y, y, jnp.ones((18, 1)), column(log_p(z)), None, REWARD[y])
     b = b.replace(ref=column(ref), baseline=jnp.full(18, REWARD[z.argmax()]))
-    A = (rloo.against_the_others if slug == "rloo" else remax.against_the_greedy)(b, hp).ravel()
+    A = (rloo.against_the_others if slug == "rloo" else remax.over_greedy)(b, hp).ravel()
     pairs = jnp.repeat(jnp.exp(log_p(z))[PLACES].prod(1), 2) / 2
     got = jax.grad(lambda z: (pairs * A * log_p(z)[y]).sum())(z)
     value = lambda z: (jnp.exp(log_p(z)) * (REWARD - 0.3 * (log_p(z) - ref))).sum()

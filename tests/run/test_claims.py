@@ -42,7 +42,7 @@ def mine(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"max grad_norm < 0"', '"grad_norm < 0"', "max, mean or last of what metric?"),
+        ('"max grad_norm < 0"', '"grad_norm < 0"', "max, mean, last or final of what?"),
         ('"max grad_norm < 0"', '"max grad_norm is 0"', "is not `METRIC < or > ARM-or-NUMBER`"),
         ('"max grad_norm < 0"', '"final_return > stil"', "did you mean still?"),
         ('"max grad_norm < 0"', '"final_return > still"', "no range for probe/action"),

@@ -63,7 +63,7 @@ def test_a_start_solves_a_part(home, world, run):
 
 def test_a_summary_tells_of_start_and_end_seed_by_seed(run):
     summary = json.loads((run / "summary.json").read_text())
-    names = {"sampled", "greedy", "pass_at_16", "tempered"}
+    names = {"sampled", "greedy", "pass_at_8", "pass_at_16", "tempered"}
     for when in ("start", "final"):
         assert set(summary[when]) == names
         assert all(len(x["per_seed"]) == 2 for x in summary[when].values())

@@ -4,12 +4,10 @@ REINFORCE, with the reward of the prompt's greedy completion for a baseline:
 
     ∇J = E[Σ_t ∇ log π(a_t|x, a_<t) (r(x, a) - r(x, ā))],    ā_t = argmax π(·|x, ā_<t)
 
-It does not depend on what was sampled, so the gradient stays unbiased, and costs one more
-completion: no critic. From a token's advantage its own KL is taken, β log(π_old / π_ref)_t, not
-those that follow, and all tokens count the same: read in the authors' code (the number of the
-equation was not). They sample one completion a prompt; here, so that only the baseline differs
-from other methods, there are groups, and a greedy completion for each, which no step counts.
-β is 0.1 there, for learned rewards.
+It does not depend on what was sampled: the gradient is unbiased. From a token's advantage its own
+KL is taken, β log(π_old / π_ref)_t, not those that follow, and all tokens count the same, as in the
+authors' code. They sample one completion a prompt; here there are groups, so that only the baseline
+differs, and a greedy completion for each, which no step counts. β is 0.1 there.
 """
 
 from jaxrl.families.tokens import Tokens, tokens
@@ -29,9 +27,6 @@ PAPER = {
     "changes": "the reward of the greedy completion is the baseline",
     "claim": "the baseline has it solve more held-out sums than REINFORCE without one",
     "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {"plain": {"hyper": {"baseline": 0.0}}},
         "says": ["final_return > plain"],
     },
@@ -44,18 +39,11 @@ class ReMax(Tokens):
     baseline: float = arg(1.0, "how much of the baseline is taken off: 0 is REINFORCE", "[0, 1]")
 
 
-def against_the_greedy(b, hp):
+def over_greedy(b, hp):
     gain = b.reward - hp.baseline * b.baseline
     return gain[:, None] - hp.beta * k1(b.ref - b.old)
 
 
 def make(world, network=Tokens.network_for("")):
-    return tokens(
-        world,
-        network,
-        policy_gradient,
-        against_the_greedy,
-        token_mean,
-        reference=True,
-        greedy=True,
-    )
+    parts = policy_gradient, over_greedy, token_mean
+    return tokens(world, network, *parts, reference=True, greedy=True)

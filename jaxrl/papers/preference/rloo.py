@@ -5,9 +5,8 @@ A whole completion is one action, and the others of its prompt are its baseline:
     ∇J = E[1/k Σᵢ (R(yᵢ, x) - 1/(k-1) Σ_{j≠i} R(yⱼ, x)) ∇ log π(yᵢ|x)]
     R(y, x) = r(y, x) - β log(π(y|x) / π_ref(y|x))
 
-No critic, no clip, no tokens as steps, and the KL is part of the reward, so that the other
-completions' is part of the baseline. Equations read in TRL's and ms-swift's documentation, not in
-the paper itself. β is below theirs, of learned rewards, which a policy can exploit.
+No critic, no clip, no tokens as steps; the others' KL is part of the baseline. Equations read in
+TRL's and ms-swift's documentation. β is below theirs, of learned rewards, which can be exploited.
 """
 
 from jaxrl.families.tokens import Tokens, grouped, token_rewards, tokens
@@ -27,9 +26,6 @@ PAPER = {
     "changes": "a completion is one action, the others of its prompt are its baseline",
     "claim": "it solves more held-out sums than PPO with a critic",
     "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {"token_ppo": {"paper": "token_ppo"}},
         "says": ["final_return > token_ppo"],
     },

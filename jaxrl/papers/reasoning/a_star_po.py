@@ -32,12 +32,7 @@ PAPER = {
     "parent": "grpo",
     "changes": "a regression on the advantage of the optimum, whose values the reference gives",
     "claim": "with one completion of a prompt it solves as many held-out sums as GRPO with eight",
-    "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
-        "says": ["final_return > grpo - 0.05"],
-    },
+    "check": {"says": ["final_return > grpo - 0.05"]},
     "battery": {"hyper": {"group": 1}},
 }
 

@@ -32,10 +32,7 @@ PAPER = {
     "changes": "tokens outside the clip range keep a bounded gradient",
     "claim": "β₂ raises the entropy and β₁ lowers it; it solves as many held-out sums as clipping",
     "check": {
-        "on": {"tokens/add": 102_400},
         "hyper": {"minibatches": 8},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {
             "clipped": {"hyper": {"beta1": 0.0, "beta2": 0.0}},
             "rising": {"hyper": {"beta1": 0.0, "beta2": 1.0}},

@@ -33,11 +33,7 @@ PAPER = {
     "changes": "right completions are told from wrong ones, under a constraint on the KL",
     "claim": "it solves more held-out sums than GRPO",
     "check": {
-        "on": {"tokens/add": 102_400},
         "hyper": {"minibatches": 8},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
-        "arms": {"grpo": {"paper": "grpo"}},
         "says": ["final_return > grpo"],
     },
 }

@@ -34,8 +34,7 @@ PAPER = {
     "changes": "the reward falls with a length's distance from what the prompt asks for",
     "claim": "lengths come nearer to those that prompts ask for, as they do not by GRPO",
     "check": {
-        "on": {"tokens/wish": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "on": {"tokens/wish": 51_200},
         "by": "-last off_wish",
         "says": ["last off_wish < grpo - 0.5"],
     },

@@ -35,10 +35,7 @@ PAPER = {
     "changes": "right and wrong completions have likelihoods, in place of advantages",
     "claim": "it solves more held-out sums than fine-tuning on what is right, and as many as GRPO",
     "check": {
-        "on": {"tokens/add": 102_400},
         "hyper": {"minibatches": 8},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {
             "rft": {"hyper": {"negatives": 0.0}},
             "grpo": {"paper": "grpo"},

@@ -1,19 +1,13 @@
 """Prefix Grouper. Liu, Yue, Tang, Guo, Cai, Liu, Chen, Liu 2025, arXiv 2506.05433.
 
-GRPO whose group is learned from with its prompt read once. Attention is in two parts, of the
-prompt's P tokens among themselves, and of each completion's queries to the prompt's keys and values
-and its own:
+GRPO whose group is learned from with its prompt read once. Attention is in two parts, of a prompt's
+P tokens among themselves, and of completions' queries to the prompt's keys and values and their own
 
     O_prefix = Attn(Q_p, K_p, V_p),    O_suffix,i = Attn(Q_i, [K_p; K_i], [V_p; V_i])
 
-Outputs and gradients are those of G sequences that have a prompt each, whose tokens are P + G L in
-place of G (P + L).
-
-Attention in two parts read in the authors' released code; the equations' numbers, and the proof
-that gradients are the same, were not read. Here all prompts of a batch are one length, filled up
-with blanks on the left, which nothing sees. The last token of a prompt is read with each completion
-(its output is the completion's first), as in the family, of which this is an option that is on
-wherever it is not turned off: this file's baseline has it off.
+Outputs and gradients are those of G whole sequences: P + G L tokens in place of G (P + L).
+Read in the authors' code, not in the paper. Prompts are filled up on the left with blanks, which
+nothing sees; a prompt's last token is read with each completion. It is an option of the family.
 """
 
 from jaxrl.families.tokens import Tokens, normalised, tokens
@@ -34,9 +28,6 @@ PAPER = {
     "changes": "a group's prompt is read once in learning, not once for each completion",
     "claim": "it solves as many held-out sums as where each completion has its own prompt",
     "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {"repeated": {"hyper": {"share_prefix": False}}},
         "says": [
             "final_return > repeated - 0.05",

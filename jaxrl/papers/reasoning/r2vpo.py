@@ -33,11 +33,7 @@ PAPER = {
     "claim": "the ratio's variance stays within twice its bound, and as many held-out sums "
     "are solved as by clipping",
     "check": {
-        "on": {"tokens/add": 102_400},
         "hyper": {"minibatches": 8},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
-        "arms": {"grpo": {"paper": "grpo"}},
         "says": ["final_return > grpo - 0.05", "last ratio_variance < 0.2"],
     },
 }

@@ -38,12 +38,7 @@ PAPER = {
     "parent": "grpo",
     "changes": "one completion of a prompt; its baseline is a memory of the prompt",
     "claim": "at equal completions it solves more held-out sums than GRPO",
-    "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
-        "says": ["final_return > grpo"],
-    },
+    "check": {"says": ["final_return > grpo"]},
     "battery": {"hyper": {"group": 1, "first": 2, "rho_min": 0.1}},
 }
 

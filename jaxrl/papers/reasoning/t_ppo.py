@@ -37,10 +37,7 @@ PAPER = {
     "changes": "it learns from windows of completions; the critic from those that have ended",
     "claim": "of as many tokens it sorts as many held-out strings as PPO of whole completions",
     "check": {
-        "on": {"tokens/sort": 51_200},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
-        "arms": {"token_ppo": {"paper": "token_ppo"}},
+        "on": {"tokens/sort": 25_600},
         "says": ["final_return > token_ppo - 0.05"],
     },
     "battery": {

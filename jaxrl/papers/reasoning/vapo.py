@@ -32,9 +32,6 @@ PAPER = {
     "changes": "λ grows with a completion's length; right ones are imitated; a wider clip above",
     "claim": "it solves more held-out sums than DAPO",
     "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {"dapo": {"paper": "dapo"}},
         "says": ["final_return > dapo"],
     },

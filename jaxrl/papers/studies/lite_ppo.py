@@ -28,9 +28,6 @@ PAPER = {
     "changes": "the batch's standard deviation, not the group's; the mean over tokens",
     "claim": "two tricks are enough to solve more held-out sums than GRPO and DAPO",
     "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
         "arms": {"grpo": {"paper": "grpo"}, "dapo": {"paper": "dapo"}},
         "says": ["final_return > grpo", "final_return > dapo"],
     },
