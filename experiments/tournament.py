@@ -1,184 +1,252 @@
-"""The on-policy chapter against itself: every surrogate, the same budget, the same tuning.
+"""Tournaments: a chapter against itself, every method at the same budget and with the same tuning.
 
-    python experiments/tournament.py            run what has no record yet; draw and tabulate
-    python experiments/tournament.py --draw     draw and tabulate only
+    python experiments/tournament.py NAME            on_policy or reasoning: run what has no record
+                                                     yet; draw and tabulate
+    python experiments/tournament.py NAME --draw     draw and tabulate only
 
-One method differs from another in its file alone: network, rollouts, epochs and the grid of
-learning rates are those of the environment's class. A unit is a method on an environment: its rate
-chosen on seeds from 1000, its result on 16 fresh ones. Each is recorded as it ends, so that a
-broken-off run goes on where it was.
+One method differs from another in its file alone: all else is the default of the environment's
+class. A unit is a method on a task: its rate chosen on seeds from 1000, its result on fresh ones.
+Each is recorded as it ends, so that a broken-off run goes on where it was.
 """
 
 import json
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from envs.scores import RANGES
 from jaxrl.run import catalogue, evidence, record
-from jaxrl.run.claims import SEEDS, Arm, measure
+from jaxrl.run.claims import EMPTY, SEEDS, Arm, once, read
+from jaxrl.run.files import write_whole
 from jaxrl.run.stats import difference, interval, iqm
 
 HERE = Path(__file__).parent / "results" / "tournament"
-BUDGET = {
-    "CartPole-v1": 100_000,
-    "Acrobot-v1": 100_000,
-    "Pendulum-v1": 100_000,
-    "brax/inverted_pendulum": 100_000,
-    "Breakout-MinAtar": 150_000,
-}
-TUNE = {"lr": [3e-4, 1e-3, 3e-3]}
-FINAL, AREA = "final_return", "mean episode_return"
-METHODS: dict[str, dict] = {  # and what differs from its defaults: no actor lags here
-    name: {}
-    for name in (
-        "ppo",
-        "spo",
-        "mdpo",
-        "brrl",
-        "d_ppo",
-        "ppo_kl",
-        "a2c",
-        "discovered_po",
-    )
-} | {"taypo": {"lag": 0}}
 
 
-RECORD = HERE / "on_policy.json"  # environment -> method -> unit
+class Task(NamedTuple):
+    """An environment, and how long a seed learns on it."""
+
+    env: str
+    steps: int
+    params: Mapping = EMPTY
 
 
-def records() -> dict[str, dict[str, dict]]:
-    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+class Metric(NamedTuple):
+    """What is compared."""
+
+    title: str
+    file: str  # its picture, after the tournament's name; "": none, and nothing over all tasks
 
 
-def known(method: str, env: str) -> dict | None:
-    """A unit's record, if it is of this version of the method's file."""
-    found = records().get(env, {}).get(method, {})
-    now = evidence.sha256(catalogue.find(method))
-    return found if found.get("file_sha256") == now else None
+class Tournament(NamedTuple):
+    """Who plays, and for what."""
+
+    baseline: str
+    tasks: dict[str, Task]
+    methods: dict[str, Arm]
+    metrics: dict[str, Metric]
+    by: str = "final_return"  # what a rate is chosen by
+    seeds: int = SEEDS
 
 
-def run(method: str, env: str) -> None:
-    """Measure a unit and record it."""
-    began = time.time()
-    arm = Arm(method, METHODS[method], {}, TUNE)
-    got = measure(arm, env, BUDGET[env], SEEDS, {FINAL, AREA})
-    got |= dict(
-        seeds=SEEDS,
-        file_sha256=evidence.sha256(catalogue.find(method)),
-        wall_seconds=round(time.time() - began, 1),
-        versions=record.versions(),
-        revision=record.revision(),
-        machine=record.machine(),
-    )
-    everything = records()
-    everything.setdefault(env, {})[method] = got
-    RECORD.write_text(json.dumps(everything, indent=1) + "\n")
-    x = np.array(got["scores"]["final_return"], float)
-    print(f"{method} on {env} {got['tuned']}: {iqm(x):.1f} ({got['wall_seconds']} s)", flush=True)
+def on_policy() -> Tournament:
+    tune = {"lr": [3e-4, 1e-3, 3e-3]}
+    names = ("ppo", "spo", "mdpo", "brrl", "d_ppo", "ppo_kl", "a2c", "discovered_po")
+    methods = {name: Arm(name, {}, {}, tune) for name in names}
+    steps = {
+        "CartPole-v1": 100_000,
+        "Acrobot-v1": 100_000,
+        "Pendulum-v1": 100_000,
+        "brax/inverted_pendulum": 100_000,
+        "Breakout-MinAtar": 150_000,
+    }
+    metrics = {
+        "final_return": Metric("Final return, acting by the mode", "final"),
+        "mean episode_return": Metric(
+            "Return while exploring, mean over the run (how fast it learns)", "area"
+        ),
+    }
+    tasks = {env: Task(env, n) for env, n in steps.items()}
+    lagless = Arm("taypo", {"lag": 0}, {}, tune)  # no actor lags here
+    return Tournament("ppo", tasks, methods | {"taypo": lagless}, metrics)
 
 
-def scores_of(method: str, metric: str) -> np.ndarray:
-    """A metric [environments, seeds]; NaN where a unit is missing."""
-    units = [known(method, env) for env in BUDGET]
-    missing = [np.nan] * SEEDS
-    return np.array([u["scores"][metric] if u else missing for u in units], float)
+def reasoning() -> Tournament:
+    """Each method as in its own claim, so that on sums of two digits its units are the claim's."""
+    names = [  # l1 is not among them: its prompts ask for a length
+        *("grpo", "dapo", "dr_grpo", "reinforce_pp", "token_ppo", "rloo", "remax", "gpg", "bnpo"),
+        *("nsr", "lite_ppo", "gvpo", "a_star_po", "tbrm", "vc_ppo", "vapo", "t_ppo", "nft"),
+        *("difficulty_filtering", "single_stream_po", "prefix_grouper", "disco", "r2vpo"),
+        *("regularised_pg", "ce_gppo"),
+    ]
+    methods = {name: read(name).arms[name] for name in names}
+    methods |= {"start": read("grpo").arms["start"], "grpo, 8 steps": read("nft").arms["grpo"]}
+    tasks = {
+        "sums of two digits": Task("tokens/add", 51_200),
+        "sorting five": Task("tokens/sort", 25_600, {"length": 5}),
+        "sums of three digits": Task("tokens/add", 25_600, {"digits": 3}),
+    }
+    metrics = {
+        "final sampled": Metric("pass@1", "pass_at_1"),
+        "final pass_at_8": Metric("pass@8", "pass_at_8"),
+        "final_return": Metric("By the mode", ""),
+        "last entropy": Metric("Entropy of a token, in nats", ""),
+        "last response_length": Metric("Length of a completion", ""),
+    }
+    return Tournament("grpo", tasks, methods, metrics, "last episode_return", 10)
 
 
-def normalised(x: np.ndarray) -> np.ndarray:
-    """Returns [environments, seeds] on the fixed scale of envs/scores.py."""
-    low, high = np.array([RANGES[env] for env in BUDGET]).T[:, :, None]
-    return (x - low) / (high - low)
+TOURNAMENTS = {f.__name__: f for f in (on_policy, reasoning)}
+
+
+class Played:
+    """A tournament with its record: task -> method -> unit."""
+
+    def __init__(self, name: str):
+        self.name, self.what = name, TOURNAMENTS[name]()
+        self.file = HERE / f"{name}.json"
+        self.units = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def known(self, task: str, method: str) -> dict | None:
+        """A unit's record, if it is of this version of the method's file."""
+        found = self.units.get(task, {}).get(method, {})
+        now = evidence.sha256(catalogue.find(self.what.methods[method].paper))
+        return found if found.get("file_sha256") == now else None
+
+    def run(self, task: str, method: str) -> None:
+        """Measure a unit and record it."""
+        what, (env, steps, params) = self.what, self.what.tasks[task]
+        arm, metrics = what.methods[method], set(what.metrics) | {"final_return"}
+        got = once(arm, env, steps, what.seeds, metrics, what.by, params)
+        got["scores"] = {k: got["scores"][k] for k in sorted(metrics)}
+        got |= dict(
+            seeds=what.seeds,
+            file_sha256=evidence.sha256(catalogue.find(arm.paper)),
+            versions=record.versions(),
+            revision=record.revision(),
+        )
+        self.units.setdefault(task, {})[method] = got
+        write_whole(self.file, json.dumps(self.units, indent=1) + "\n")
+        x = np.array(got["scores"][next(iter(what.metrics))], float)
+        print(
+            f"{method}, {task} {got['tuned']}: {iqm(x):.4g} ({got['wall_seconds']} s)", flush=True
+        )
+
+    def scores(self, metric: str) -> dict[str, np.ndarray]:
+        """A metric [tasks, seeds] of every method that has played them all."""
+        out = {}
+        for method in self.what.methods:
+            units = [self.known(task, method) for task in self.what.tasks]
+            if all(units):
+                x = np.array([u["scores"][metric] for u in units if u], float)
+                out |= {method: x} if np.isfinite(x).all() else {}
+        return out
+
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """Returns [tasks, seeds] on the scale of envs/scores.py; shares are on one already."""
+        spans = [RANGES.get(task.env, (0.0, 1.0)) for task in self.what.tasks.values()]
+        low, high = np.array(spans).T[:, :, None]
+        return (x - low) / (high - low)
 
 
 def pooled(x: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The interquartile mean over environments and seeds, with its interval."""
+    """The interquartile mean over tasks and seeds, with its interval."""
     return difference(x, np.zeros_like(x))
 
 
-def draw(scores: dict[str, np.ndarray], title: str, file: str) -> None:
-    """A panel for each environment and one for all: interquartile means with their intervals."""
+def draw(played: Played, scores: dict[str, np.ndarray], title: str, file: str) -> None:
+    """A panel for each task and one for all: interquartile means with their intervals."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    order = sorted(scores, key=lambda m: pooled(normalised(scores[m]))[0])
-    fig, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained", sharey=True)
-    panels = ["all, normalised", *BUDGET]
+    what = played.what
+    order = sorted(scores, key=lambda m: pooled(played.scaled(scores[m]))[0])
+    panels = ["all, normalised" if what.tasks.keys() & RANGES.keys() else "all", *what.tasks]
+    rows = -(-len(panels) // 4)
+    across = -(-len(panels) // rows)
+    size = (3.7 * across, rows * (1.2 + 0.24 * len(order)))
+    fig, axes = plt.subplots(rows, across, figsize=size, layout="constrained", sharey=True)
     for k, (ax, name) in enumerate(zip(axes.flat, panels)):
         for i, method in enumerate(order):
             x = scores[method]
             if k == 0:
-                mid, (low, high) = pooled(normalised(x))
+                mid, (low, high) = pooled(played.scaled(x))
             else:
                 mid, (low, high) = float(iqm(x[k - 1])), interval(x[k - 1])
-                ax.plot(x[k - 1], np.full(SEEDS, i), "|", color="#999999", markersize=6)
-            color = "#D55E00" if method == "ppo" else "#0072B2"
+                ax.plot(x[k - 1], np.full(what.seeds, i), "|", color="#999999", markersize=6)
+            color = "#D55E00" if method == what.baseline else "#0072B2"
             ax.plot([low, high], [i, i], color=color, linewidth=2.5, solid_capstyle="butt")
             ax.plot(mid, i, "o", color=color, markersize=5)
-        steps = f", {BUDGET[name]:,} steps" if name in BUDGET else ""
+        steps = f", {what.tasks[name].steps:,} steps" if name in what.tasks else ""
         ax.set_title(f"{name}{steps}", fontsize=10)
         ax.set_yticks(range(len(order)), order)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="x", alpha=0.3)
-    about = f"interquartile mean of {SEEDS} seeds, 95 % interval, a tick a seed"
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.remove()
+    about = f"interquartile mean of {what.seeds} seeds, 95 % interval, a tick a seed"
     fig.suptitle(f"{title}: {about}", fontsize=10)
     fig.savefig(HERE / file, dpi=130)
     plt.close(fig)
 
 
-def table(scores: dict[str, np.ndarray]) -> str:
-    """Markdown: each environment, all together, and against PPO."""
-    head = ["method", *BUDGET, "all, normalised", "less PPO's"]
+def table(played: Played, scores: dict[str, np.ndarray], over_all: bool) -> str:
+    """Markdown: each task, and where it is asked for all together, and against the baseline."""
+    what, over = played.what, []
+    whole = {m: played.scaled(x) for m, x in scores.items()}
+    if over_all:
+        over = ["all, normalised", f"less {what.baseline}'s"]
+    head = ["method", *what.tasks, *over]
     lines = [head, ["---"] * len(head)]
-    ppo = normalised(scores["ppo"])
-    for method in sorted(scores, key=lambda m: -pooled(normalised(scores[m]))[0]):
-        x = scores[method]
+    for method in sorted(scores, key=lambda m: -pooled(whole[m])[0]):
         cells = []
-        for env, row in zip(BUDGET, x):
+        for task, row in zip(what.tasks, scores[method]):
             low, high = interval(row)
-            unit = known(method, env)
-            cells.append(f"{iqm(row):.4g} [{low:.4g}, {high:.4g}], lr {unit['tuned']['lr']:g}")
-        mid, (low, high) = pooled(normalised(x))
-        gap, (worst, best) = difference(normalised(x), ppo)
-        less = "" if method == "ppo" else f"{gap:+.3f} [{worst:+.3f}, {best:+.3f}]"
-        lines.append([method, *cells, f"{mid:.3f} [{low:.3f}, {high:.3f}]", less])
+            tuned = (played.known(task, method) or {})["tuned"]
+            point = ", ".join(f"{k} {v:g}" for k, v in tuned.items())
+            cells.append(f"{iqm(row):.4g} [{low:.4g}, {high:.4g}]" + f", {point}" * over_all)
+        if over_all:
+            mid, (low, high) = pooled(whole[method])
+            gap, (worst, best) = difference(whole[method], whole[what.baseline])
+            less = "" if method == what.baseline else f"{gap:+.3f} [{worst:+.3f}, {best:+.3f}]"
+            cells += [f"{mid:.3f} [{low:.3f}, {high:.3f}]", less]
+        lines.append([method, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TITLES = {
-    FINAL: "Final return, acting by the mode",
-    AREA: "Return while exploring, mean over the run (how fast it learns)",
-}
-
-
-def write() -> None:
+def write(played: Played) -> None:
     """The pictures, and the tables between the marks of the page."""
     parts = []
-    for metric, title in TITLES.items():
-        scores = {m: scores_of(m, metric) for m in METHODS}
-        scores = {m: x for m, x in scores.items() if np.isfinite(x).all()}
-        file = f"on_policy_{'final' if metric == FINAL else 'area'}.png"
-        draw(scores, title, file)
-        parts += [f"## {title}", f"![{title}]({file})", table(scores)]
-    page, begin, end = HERE / "README.md", "<!-- tables: begin -->", "<!-- tables: end -->"
+    for name, metric in played.what.metrics.items():
+        scores = played.scores(name)
+        parts.append(f"## {metric.title}")
+        if metric.file:
+            file = f"{played.name}_{metric.file}.png"
+            draw(played, scores, metric.title, file)
+            parts.append(f"![{metric.title}]({file})")
+        parts.append(table(played, scores, bool(metric.file)))
+    page, begin, end = HERE / f"{played.name}.md", "<!-- tables: begin -->", "<!-- tables: end -->"
     text = page.read_text()
     before, after = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
+    write_whole(page, f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
 
 
 def main(arguments: list[str]) -> None:
-    if extra := [a for a in arguments if a != "--draw"]:
-        sys.exit(f"tournament: no {extra[0]!r}; there is --draw")
-    if not arguments:
-        for env in BUDGET:
-            for method in METHODS:
-                if known(method, env) is None:
-                    run(method, env)
-    write()
+    names = [a for a in arguments if a != "--draw"]
+    if len(names) != 1 or names[0] not in TOURNAMENTS:
+        sys.exit(f"tournament: one of {', '.join(TOURNAMENTS)}, and --draw or not; not {names}")
+    played = Played(names[0])
+    if "--draw" not in arguments:
+        for task in played.what.tasks:
+            for method in played.what.methods:
+                if played.known(task, method) is None:
+                    played.run(task, method)
+    write(played)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ PAPER = {
     "parent": "grpo",
     "changes": "neither lengths nor standard deviations divide the advantages",
     "claim": "it solves as many held-out sums as GRPO",
-    "check": {"says": ["final_return > grpo - 0.05"]},
+    "check": {
+        "on": {"tokens/add": 102_400},
+        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "by": "last episode_return",
+        "says": ["final_return > grpo - 0.05"],
+    },
 }
 
 

@@ -27,6 +27,9 @@ PAPER = {
     "claim": "it raises the share of held-out sums that are solved, by the mode, and by samples "
     "above the best temperature of the start",
     "check": {
+        "on": {"tokens/add": 102_400},
+        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "by": "last episode_return",
         "arms": {"start": {"hyper": {"lr": 0.0}, "tune": {"temperature": [0.25, 0.5, 1.0]}}},
         "says": ["final_return > start", "last episode_return > start"],
     },

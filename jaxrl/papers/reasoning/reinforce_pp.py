@@ -30,7 +30,12 @@ PAPER = {
     "parent": "grpo",
     "changes": "advantages are in units of the whole batch; the KL is in the reward",
     "claim": "it solves as many held-out sums as GRPO",
-    "check": {"says": ["final_return > grpo - 0.05"]},
+    "check": {
+        "on": {"tokens/add": 102_400},
+        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "by": "last episode_return",
+        "says": ["final_return > grpo - 0.05"],
+    },
 }
 
 

@@ -29,6 +29,9 @@ PAPER = {
     "changes": "tokens are steps, and the KL to the reference is part of their reward",
     "claim": "it solves as many held-out sums as GRPO",
     "check": {
+        "on": {"tokens/add": 102_400},
+        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
+        "by": "last episode_return",
         "arms": {"grpo": {"paper": "grpo"}},
         "says": ["final_return > grpo - 0.05"],
     },
