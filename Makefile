@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 # What both Pythons resolve to alike stands bare, the rest under a marker. make lock OLD=... NEW=...
 OLD ?= python3.11
 NEW ?= python3.13
-LOCKED = dev,tune,data,video,export,gymnasium
+LOCKED = dev,tune,data,video,export,models,gymnasium
 PINS = import json, sys; print(*sorted("%(name)s==%(version)s" % p["metadata"] \
 	for p in json.load(sys.stdin)["install"] if p["metadata"]["name"] != "jaxrl"), sep="\n")
 

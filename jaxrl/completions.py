@@ -12,13 +12,16 @@ from flax import struct
 
 from jaxrl.core import View
 from jaxrl.errors import InputError
-from jaxrl.hyper import check
+from jaxrl.hyper import arg, check, hyper
+from jaxrl.models import shape_of
 from jaxrl.policies import Network
 from jaxrl.rollout import choose
 from jaxrl.surrogate import k3
-from jaxrl.transformer import Transformer
+from jaxrl.transformer import MATRICES, Adapter, Transformer, small
 from jaxrl.types import Key, Params, flat
 
+LARGE = 4096  # a vocabulary of which not all logits are there at once
+MOST = 2**22  # logits that are there at a time, where a vocabulary is large
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0)  # that an examination tries, 1 the last
 
 
@@ -32,15 +35,58 @@ def task(world: Any) -> Any:
     return inner
 
 
+@hyper
+class LanguageModel(Network):
+    """A small one of our own, with `hidden` layers, or one from a folder."""
+
+    model: str = arg("", "the folder of a language model to begin with: its layers, its tokens")
+    lora: int = arg(0, "rank of adapters that learn in its place; 0: all of it learns", "[0, inf)")
+    lora_scale: float = arg(16.0, "what adapters add is times this by their rank", "(0, inf)")
+    lora_on: str = arg("all", f"matrices that have one, such as q+v, of {'+'.join(MATRICES)}")
+    dtype: str = arg("float32", "what it computes in; masters are float32", ("float32", "bfloat16"))
+    remat: bool = arg(False, "compute layers anew in the backward pass, which needs less memory")
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What learns in the model's place, if something does."""
+        on = MATRICES if self.lora_on == "all" else tuple(self.lora_on.split("+"))
+        return Adapter(self.lora, self.lora_scale, on) if self.lora else None
+
+    def problem(self) -> str:
+        """What is wrong between fields, in one line; "" if nothing is."""
+        if self.torso != "mlp" or self.memory:
+            return "torso, memory: this method has a transformer of its own"
+        if not self.model and (len(set(self.hidden)) != 1 or self.hidden[0] % 2):
+            return f"hidden: {self.hidden} are not layers of one even width"
+        for name in self.lora_on.split("+"):
+            if name not in (*MATRICES, "all"):
+                return f"lora_on: {name!r} is not all, or of {'+'.join(MATRICES)}"
+        return ""
+
+
 def model(world: Any, network: Network) -> Transformer:
     """The transformer for a world's tokens. InputError where it cannot be so."""
+    assert isinstance(network, LanguageModel)
     check(network)
-    n = len(task(world).symbols)
-    if len(set(network.hidden)) != 1 or network.hidden[0] % 2:
-        raise InputError(f"hidden: {network.hidden} are not layers of one even width")
-    if network.torso != "mlp" or network.memory:
-        raise InputError("torso, memory: this method has a transformer of its own")
-    return Transformer(n, network.hidden)
+    game = task(world)
+    known, hidden = network.model, network.hidden
+    shape = shape_of(known)[0] if known else small(game.vocabulary, hidden)
+    dtype = None if network.dtype == "float32" else jnp.dtype(network.dtype)
+    return Transformer(shape, game.blank, network.adapter, network.remat, dtype)
+
+
+def learned(params: Params) -> Params:
+    """The part that learns: all, or where there are adapters these and the value head."""
+    if "lora" not in params:
+        return params
+    return dict(lora=params["lora"], params=dict(value=params["params"]["value"]))
+
+
+def whole(params: Params, part: Params) -> Params:
+    """Parameters with another `learned` part."""
+    if "lora" not in params:
+        return part
+    return dict(lora=part["lora"], params={**params["params"], **part["params"]})
 
 
 class Group(struct.PyTreeNode):
@@ -94,9 +140,9 @@ def decode(
       cached: False computes every token from the whole sequence anew, for tests.
     """
     P, L, T = game.P, game.L, game.window
-    B, n = len(numbers) * group, len(game.symbols)
+    B, n = len(numbers) * group, game.vocabulary
     begun = jax.vmap(game.begin)(jnp.repeat(numbers, group))
-    noise = jnp.zeros((L, 1, n)) if key is None else flat(jax.random.gumbel, key, (L, B, n))
+    keys = None if key is None else jax.random.split(key, L)
     cache = net.empty(len(numbers), T)
     if P > 1:
         cache = net.read(params, begun.tokens[::group, : P - 1], cache, 0)[2]
@@ -104,7 +150,7 @@ def decode(
 
     def one(carry, x):
         state, cache = carry
-        i, noise = x
+        i, key = x
         if cached:
             token = jax.lax.dynamic_slice_in_dim(state.tokens, P - 1 + i, 1, 1)
             logits, value, cache = net.read(params, token, cache, P - 1 + i)
@@ -113,6 +159,7 @@ def decode(
             at = lambda y: jax.lax.dynamic_slice_in_dim(y, P - 1 + i, 1, 1)
             logits, value = at(logits), at(value)
         log_p = jax.nn.log_softmax(logits[:, 0] / temperature)
+        noise = 0.0 if key is None else flat(jax.random.gumbel, key, (B, n))
         action = (log_p + noise).argmax(-1)
         mine = jax.vmap(game.mine)(state) & ~state.over
         if prefix is not None:
@@ -128,7 +175,7 @@ def decode(
         row = mine.astype(jnp.float32), jnp.where(mine, chosen, 0.0), value[:, 0]
         return (state, cache), row
 
-    (state, _), rows = jax.lax.scan(one, (begun, cache), (jnp.arange(L), noise))
+    (state, _), rows = jax.lax.scan(one, (begun, cache), (jnp.arange(L), keys))
     return Written(state, *(jnp.moveaxis(x, 0, 1) for x in rows))
 
 
@@ -180,22 +227,46 @@ def judge(net: Transformer, params: Params, b: Group, temperature: Any, group: i
         empty = net.empty(B // group, P - 1 + L)
         cache = net.read(params, b.tokens[::group, : P - 1], empty, 0)[2]
         cache = jax.tree.map(lambda x: jnp.repeat(x, group, 0), cache)
-        logits, value, _ = net.read(params, b.tokens[:, P - 1 : -1], cache, P - 1)
+        x, value = net.see(params, b.tokens[:, P - 1 : -1], cache, P - 1)
     else:
-        logits, value, _ = net.read(params, b.tokens[:, :-1], since=P - 1)
-    log_p = jax.nn.log_softmax(logits / temperature)
-    log_prob = jnp.take_along_axis(log_p, b.tokens[:, P:, None], -1)[..., 0]
+        x, value = net.see(params, b.tokens[:, :-1], since=P - 1)
+    log_prob, entropy = said(net, params, x, b.tokens[:, P:], temperature)
     log_ratio = (log_prob - b.old) * (b.mask > 0)
     return View(
         log_ratio=log_ratio,
         log_prob=log_prob,
         value=value,
-        entropy=lambda: -(jnp.exp(log_p) * log_p).sum(-1),
+        entropy=lambda: entropy,
         kl=lambda: k3(log_ratio),  # an estimate, from the sampler's completions
         reverse_kl=lambda: jnp.exp(log_ratio) * log_ratio - jnp.expm1(log_ratio),
         record=log_prob,
-        logits=logits / temperature,
+        logits=net.say(params, x) / temperature,  # nothing is computed where nobody reads them
     )
+
+
+def said(
+    net: Transformer, params: Params, x: jax.Array, tokens: jax.Array, temperature: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of tokens [B, L] at states [B, L, width], and entropies. A large
+    vocabulary's are computed some tokens at a time, in the backward pass too."""
+
+    def of(part):
+        x, token = part
+        log_p = jax.nn.log_softmax(net.say(params, x) / temperature)
+        chosen = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
+        return chosen, -(jnp.exp(log_p) * log_p).sum(-1)
+
+    size = max(1, MOST // net.shape.vocabulary)
+    if net.shape.vocabulary < LARGE or tokens.size <= size:
+        return of((x, tokens))
+    parts = -(-tokens.size // size)
+    flat_x, flat_token = x.reshape(tokens.size, -1), tokens.ravel()
+    short = parts * size - tokens.size
+    cut = lambda y: jnp.pad(y, [(0, short)] + [(0, 0)] * (y.ndim - 1)).reshape(
+        parts, size, *y.shape[1:]
+    )
+    out = jax.lax.map(jax.checkpoint(of), (cut(flat_x), cut(flat_token)))
+    return tuple(y.ravel()[: tokens.size].reshape(tokens.shape) for y in out)  # type: ignore
 
 
 def attempts(
@@ -225,7 +296,7 @@ def everything(
 ) -> tuple[jax.Array, jax.Array]:
     """Of a task whose completions can be counted: the log-probability and the reward of each,
     [prompts, V ** L]."""
-    n, V, L = game.prompts, len(game.symbols), game.L
+    n, V, L = game.prompts, game.vocabulary, game.L
     begun = jax.vmap(game.begin)(jnp.repeat(jnp.arange(n), V**L))
     written = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * L, indexing="ij"), -1).reshape(-1, L)
     rows = jnp.concatenate([begun.tokens[:, : game.P], jnp.tile(written, (n, 1))], 1)

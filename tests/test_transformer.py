@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrl.transformer import Transformer, attention, rotary
+from jaxrl.transformer import Transformer, attention, rotary, small
 
-NET = Transformer(7, (16, 16))
+NET = Transformer(small(7, (16, 16)))
 TOKENS = jax.random.randint(jax.random.key(1), (3, 9), 1, 7).at[1, :2].set(0)
 
 

@@ -16,7 +16,7 @@ of the environment like physics: a sweep or a curriculum may change it in one pr
 where a run's policies are to begin from one that was fitted to solutions, 0 for chance.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,8 @@ class Task:
     # (state) -> tokens
     SYMBOLS = ""
     SPLIT = True  # whether some problems are held out
+    blank = BLANK  # the token that nothing sees
+    wished: ClassVar[Any] = None
     COUNTABLE = False  # whether there are few enough completions to go through all
     SIZES = {}  # its static parameters: name to the least and the most
 
@@ -124,6 +126,11 @@ class Task:
     def symbols(self) -> str:
         return MARKS + self.SYMBOLS
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return len(self.symbols)
+
     def codes(self, text: str) -> jax.Array:
         """The tokens of a text."""
         return jnp.array([self.symbols.index(c) for c in text], jnp.int32)
@@ -163,7 +170,7 @@ class Task:
     def begin(self, j: jax.Array) -> State:
         """Before the first token of problem j, of this side of the split."""
         p = self.problem(self.order[self.first + j], self.difficulty)
-        tokens = jnp.concatenate([p.prompt, jnp.full(self.L, BLANK)]).astype(jnp.int32)
+        tokens = jnp.concatenate([p.prompt, jnp.full(self.L, self.blank)]).astype(jnp.int32)
         data = p.solution.astype(jnp.int32) if p.data is None else p.data
         return State(tokens, jnp.int32(self.P - 1), jnp.int32(j), data, jnp.bool_(False))
 
@@ -171,7 +178,7 @@ class Task:
         """One token more, or the same where it is over."""
         token = jnp.where(self.mine(state), action, self.given(state)).astype(jnp.int32)
         at = state.at + 1
-        put = state.tokens.at[at].set(jnp.where(state.over, BLANK, token), mode="drop")
+        put = state.tokens.at[at].set(jnp.where(state.over, self.blank, token), mode="drop")
         over = state.over | self.ends(state, token) | (at + 1 >= self.window)
         return state.replace(tokens=put, at=jnp.where(state.over, state.at, at), over=over)
 

@@ -10,6 +10,9 @@ from jaxrl.cli.output import speaker, writable
 
 def use(path: Path, own: list[str], inputs: list[str]) -> list[str]:
     """The lines of Python that load a file and act."""
+    if not path.suffix:
+        loading = "from transformers import AutoModelForCausalLM"
+        return [loading, f"model = AutoModelForCausalLM.from_pretrained({str(path)!r})"]
     if path.suffix == ".npz":
         more = f", named={own}" if own else ""
         loading = f"from jaxrl.run import export; act = export.load({str(path)!r}{more})"
@@ -25,7 +28,7 @@ def use(path: Path, own: list[str], inputs: list[str]) -> list[str]:
 
 @click.command()
 @click.argument("run")
-@click.option("--out", required=True, metavar="FILE", help="FILE.npz or FILE.stablehlo")
+@click.option("--out", required=True, metavar="FILE", help="FILE.npz, FILE.stablehlo, or a folder")
 @click.option("--seed", type=Whole(), help="whose policy  [default: the median final return's]")
 @click.option("--best", is_flag=True, help="the checkpoint whose evaluation was best, not the last")
 @click.option(
@@ -38,7 +41,8 @@ def command(run, out, seed, best, stochastic, own, as_json):
 
     An .npz holds its arrays, for jaxrl.run.export.load. A .stablehlo is the program itself, for any
     number of observations on cpu, cuda and tpu: it loads with jax alone (to write it takes
-    pip install 'jaxrl[export]').
+    pip install 'jaxrl[export]'). A folder holds the language model that the run began with, as it
+    is now.
     """
     path = Path(out)
     with only_json(as_json) as emit:

@@ -38,7 +38,19 @@ import optax
 from flax import struct
 
 from jaxrl import rollout
-from jaxrl.completions import Group, attempts, decode, everything, judge, model, pass_at, task
+from jaxrl.completions import (
+    Group,
+    LanguageModel,
+    attempts,
+    decode,
+    everything,
+    judge,
+    learned,
+    model,
+    pass_at,
+    task,
+    whole,
+)
 from jaxrl.core import Algo, Part
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
@@ -87,9 +99,9 @@ class Tokens:
         return cls()
 
     @staticmethod
-    def network_for(kind: str) -> Network:
+    def network_for(kind: str) -> LanguageModel:
         """`hidden`: the transformer's layers, all of one width."""
-        return Network(hidden=(64, 64))
+        return LanguageModel(hidden=(64, 64))
 
     @classmethod
     def smallest(cls) -> dict[str, dict]:
@@ -117,9 +129,9 @@ class Tokens:
 
 class State(struct.PyTreeNode):
     params: Params
-    opt: Any
+    opt: Any  # of the part that learns, as are those of the reference and of the sampler
     ref: Params
-    sampler: Any  # parameters that sample; () where they are `params`
+    sampler: Any  # () where it is the policy itself
     table: Any  # of `track`
     key: Key
 
@@ -287,10 +299,10 @@ def tokens(
     def init(key, hp, world):
         key, k_net, k_track = jax.random.split(key, 3)
         fresh = net.init(k_net, jnp.zeros((1, 1), jnp.int32))
-        start = rollout.known(world, "start")
-        params = fresh if start == () else start
-        sampler = () if hp.stale == 1 else params
-        s = State(params, adam(hp).init(params), params, sampler, (), key)
+        params = {**fresh, **(rollout.known(world, "start") or {})}
+        part = learned(params)
+        sampler = () if hp.stale == 1 else part
+        s = State(params, adam(hp).init(part), part, sampler, (), key)
         return s.replace(table=track.init(k_track, s, hp, world))
 
     def sample(params, s, key, hp, world):
@@ -308,7 +320,7 @@ def tokens(
         else:
             reward = jnp.where(x.state.over, b.reward, 0.0)
             b = b.replace(seen=s.table, over=x.state.over, reward=reward)
-        if hasattr(game, "wished"):
+        if game.wished:
             b = b.replace(wish=jax.vmap(game.wished)(x.state))
         if greedy:
             mode = decode(net, params, game, numbers, None)
@@ -342,7 +354,8 @@ def tokens(
         """Completions with their advantages, and their KL to the reference."""
         some = max(1, hp.prompts // 8) * hp.group
         looked = b if reference else jax.tree.map(lambda x: x[:some], b)
-        ref = judge(net, s.ref, looked, hp.temperature, hp.group).log_prob
+        before = whole(s.params, s.ref)
+        ref = judge(net, before, looked, hp.temperature, hp.group).log_prob
         kl = (token_mean(looked.mask) * k3(ref - looked.old)).sum()
         b = b.replace(ref=ref) if reference else b
         A = advantage(b, hp)
@@ -352,12 +365,14 @@ def tokens(
 
     def learn(params, opt, b, t, hp):
         """One step, from a minibatch, by the gradients of its pieces."""
+        part = learned(params)
 
-        def loss(params, piece):
-            return total_loss(net, params, *piece, hp, surrogate, penalty, critic)
+        def loss(part, piece):
+            own = whole(params, part)
+            return total_loss(net, own, *piece, hp, surrogate, penalty, critic)
 
         def of(piece):
-            (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, piece)
+            (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(part, piece)
             return grads, stats
 
         cut = lambda x: x.reshape(hp.accumulate, -1, *x.shape[1:])
@@ -371,8 +386,9 @@ def tokens(
             only = lambda path, x: x * ("value" in str(path))
             head = jax.tree_util.tree_map_with_path(only, grads)
             grads = rollout.choose(t < hp.value_first, head, grads)
-        updates, opt = adam(hp, t).update(grads, opt, params)
-        return optax.apply_updates(params, updates), opt, stats | dict(grad_norm=norm(grads))
+        updates, opt = adam(hp, t).update(grads, opt, part)
+        params = whole(params, optax.apply_updates(part, updates))
+        return params, opt, stats | dict(grad_norm=norm(grads))
 
     def update(params, opt, b, key, t, hp):
         def one(carry, index):
@@ -388,8 +404,9 @@ def tokens(
     def step(s, t, hp, world):
         key, k_sample, k_update = jax.random.split(s.key, 3)
         if hp.stale > 1:
-            s = s.replace(sampler=rollout.choose(t % hp.stale == 0, s.params, s.sampler))
-        b, said = sample(s.sampler if hp.stale > 1 else s.params, s, k_sample, hp, world)
+            s = s.replace(sampler=rollout.choose(t % hp.stale == 0, learned(s.params), s.sampler))
+        writer = whole(s.params, s.sampler) if hp.stale > 1 else s.params
+        b, said = sample(writer, s, k_sample, hp, world)
         b, kl = weighed(s, b, hp)
         params, opt, stats = update(s.params, s.opt, b, k_update, t, hp)
         s = s.replace(params=params, opt=opt, key=key)
@@ -418,7 +435,7 @@ def tokens(
         }
         if game.COUNTABLE:
             log_p, R = everything(net, s.params, game)
-            p, ref = jnp.exp(log_p), everything(net, s.ref, game)[0]
+            p, ref = jnp.exp(log_p), everything(net, whole(s.params, s.ref), game)[0]
             out["regret"] = (R.max(-1) - (p * R).sum(-1)).mean()
             out["exact_kl"] = (p * (log_p - ref)).sum(-1).mean()
         return out

@@ -4,6 +4,7 @@ FILE.npz         the leaves of the state that `act` reads, by their paths, and `
                  `load` puts them back into the algorithm, which the kit builds anew
 FILE.stablehlo   `act` itself by jax.export, its parameters inside, for any number of observations:
                  it needs jax, and not the kit
+FOLDER           a language model, as other tools read it (`jaxrl.models`), adapters merged into it
 
 An action is as the environment's space has it: of its type, and clipped to its bounds, since what a
 Gaussian draws has none. Nothing that is loaded can run code: arrays, JSON, and no pickle.
@@ -26,6 +27,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from envs.spaces import Box, Discrete, MultiDiscrete
 from jaxrl.errors import InputError, reason
+from jaxrl.models import Model, load_checkpoint, merged, save_checkpoint
 from jaxrl.run import evaluate, record
 from jaxrl.run import job as jobs
 from jaxrl.run.checkpoint import as_key, by_path, data, kind, misfit, plain
@@ -57,9 +59,9 @@ class Actor(NamedTuple):
 
 def check_form(path: Path, stochastic: bool) -> None:
     """InputError, with the mend, for a file that could not be written."""
-    if path.suffix not in (".npz", ".stablehlo"):
-        raise InputError(f"out: {path} does not end in .npz or .stablehlo")
-    if path.suffix == ".npz" and stochastic:
+    if path.suffix not in (".npz", ".stablehlo", ""):
+        raise InputError(f"out: {path} does not end in .npz or .stablehlo, and is no folder's name")
+    if path.suffix != ".stablehlo" and stochastic:
         raise InputError("stochastic: an .npz acts either way: give its act a key, or none")
     if path.suffix == ".stablehlo" and importlib.util.find_spec("flatbuffers") is None:
         raise InputError("out: a .stablehlo needs flatbuffers: pip install 'jaxrl[export]'")
@@ -88,7 +90,8 @@ def export(
     named: Iterable[str] = (),
     say: Say = lambda line: None,
 ) -> Exported:
-    """Write the policy of a finished run; the form is the path's suffix, .npz or .stablehlo.
+    """Write the policy of a finished run; the form is the path's suffix, .npz or .stablehlo, or
+    where it has none a folder with a language model.
 
     Args:
       seed: whose policy; None: that with the median final return.
@@ -104,6 +107,11 @@ def export(
     s, state, index, title, final_return = evaluate.one_seed(
         run, seed, best, stochastic, named, say
     )
+    which = (title, s.job.paper, s.job.env, int(s.seeds[index]))
+    if not path.suffix:
+        save_checkpoint(path, language_model(s, state, index))
+        size = sum(file.stat().st_size for file in path.iterdir())
+        return Exported(*which, size, ["text"], ["text"])
     leaves = policy(s, state, index)
     if path.suffix == ".npz":
         content = arrays(leaves, describe(s, index, best, final_return))
@@ -111,8 +119,17 @@ def export(
         content = program(s, leaves, stochastic, say)
     with replacing(path, "export") as new:
         new.write_bytes(content)
-    which = (title, s.job.paper, s.job.env, int(s.seeds[index]), len(content))
-    return Exported(*which, *signature(s, stochastic))
+    return Exported(*which, len(content), *signature(s, stochastic))
+
+
+def language_model(s: Setting, state: Any, index: int) -> Model:
+    """What a row of the state has learned, as its folder's model. InputError where it has none."""
+    network = s.job.network
+    if not (folder := getattr(network, "model", "")):
+        raise InputError("out: a folder holds a language model, which this run did not begin with")
+    params = jax.tree.map(lambda x: x[index], state.inner.params)
+    adapter = network.adapter
+    return load_checkpoint(folder)._replace(params=merged(params, adapter))
 
 
 # ---- what acts -------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def setting(slug: str, name: str) -> tuple[str, str, Any]:
     """The table ("hyper" or "network"), the name and the type of a paper's setting."""
     name = name.strip().replace("-", "_")
     cls, known = catalogue.load(slug)[1], {}
-    for table, of in (("network", Network), ("hyper", cls)):
+    for table, of in (("network", type(cls.network_for(""))), ("hyper", cls)):
         fields = [f for f in dataclasses.fields(of) if f.name != "horizon"]
         known |= {f.name: (table, f.name, f.type) for f in fields}
     if name not in known:

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from envs.tokens.spoken import spoken
 from jaxrl import cache
-from jaxrl.completions import attempts, model, replay, task
+from jaxrl.completions import LanguageModel, attempts, model, replay, task
 from jaxrl.errors import InputError
+from jaxrl.models import load_checkpoint, reader
 from jaxrl.policies import Network
 from jaxrl.run.checkpoint import as_json, by_path, kind, plain
 from jaxrl.run.files import replacing
@@ -132,18 +134,23 @@ def load(path: Path, like: Params) -> Params:
 
 
 def started(world: Any, network: Network) -> Any:
-    """The world with its task's start, which is made where there is none yet."""
+    """The world with its task's start, which is made where there is none yet; or in the tokens of
+    the language model that it is to begin with."""
+    assert isinstance(network, LanguageModel)
+    if network.model:
+        found = load_checkpoint(network.model)
+        return within(world, lambda task: spoken(task, reader(found), found.params))
     net, path = model(world, network), place(world, network)
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     if not path.exists():
         print(f"fitting a start for {world.name}, once: {path}", file=sys.stderr, flush=True)
         save(path, *fitted(world, network))
     start = jax.tree.map(jnp.asarray, load(path, like))
-    return within(world, start)
+    return within(world, lambda task: task.replace(start=start))
 
 
-def within(world: Any, start: Params) -> Any:
-    """The world whose task has this start."""
-    if hasattr(world, "start"):
-        return world.replace(start=start)
-    return world.replace(env=within(world.env, start))
+def within(world: Any, change: Callable) -> Any:
+    """The world whose task is changed."""
+    if not hasattr(world, "env"):
+        return change(world)
+    return world.replace(env=within(world.env, change))

@@ -100,12 +100,13 @@ def set_up(job: Job) -> Setting:
     if job.devices > (there := len(jax.devices())):
         raise InputError(f"devices: {job.devices} are more than the {there} there are")
     world = envs.make(job.env, **job.env_params)
-    if envs.kind(job.env) == "custom":
-        try_out(job.env, world)
-    if known(world, "starts") and getattr(job.hyper, "STARTS", False):
+    begins = known(world, "starts") or getattr(job.network, "model", "")
+    if begins and getattr(job.hyper, "STARTS", False):
         from jaxrl.run.pretrain import started  # a family's, which few runs need
 
         world = started(world, job.network)
+    if envs.kind(job.env) == "custom":
+        try_out(job.env, world)
     module, _ = catalogue.load(job.paper)
     algo = guarded(module.make(world, job.network), freeze=job.on_nan == "freeze")
     algo = algo._replace(init=jax.jit(algo.init), step=jax.jit(algo.step))  # traced only once
@@ -154,6 +155,8 @@ def try_out(name: str, world: Any) -> None:
 
     try:
         reward = jax.eval_shape(once, jax.random.key(0))
+    except InputError:
+        raise
     except Exception as e:
         raise InputError(f"env: {name}: {reason(e)}; jaxrl check-env {name} tells more") from e
     if reward.shape != ((n, K) if K else (n,)):

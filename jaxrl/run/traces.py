@@ -52,13 +52,13 @@ def read(game: Any, b: Any, prompts: int, group: int) -> list[list[Completion]]:
     P, rows = game.P, []
     for i, tokens in enumerate(b.tokens):
         chosen = np.flatnonzero(b.mask[i])
-        size = 1 + max([*chosen, *np.flatnonzero(tokens[P:])], default=-1)
+        size = 1 + max([*chosen, *np.flatnonzero(tokens[P:] != game.blank)], default=-1)
         rows.append(
             Completion(
                 game.text(tokens[:P]),
                 [
                     Token(
-                        game.symbols[tokens[P + j]],
+                        game.text([tokens[P + j]]),
                         float(b.advantage[i, j]) if b.mask[i, j] else None,
                         float(np.exp(b.old[i, j])),
                     )
