@@ -43,7 +43,9 @@ class LanguageModel(Network):
     lora: int = arg(0, "rank of adapters that learn in its place; 0: all of it learns", "[0, inf)")
     lora_scale: float = arg(16.0, "what adapters add is times this by their rank", "(0, inf)")
     lora_on: str = arg("all", f"matrices that have one, such as q+v, of {'+'.join(MATRICES)}")
-    dtype: str = arg("float32", "what it computes in; masters are float32", ("float32", "bfloat16"))
+    dtype: str = arg(
+        "float32", "what it computes in; what learns is float32", ("float32", "bfloat16")
+    )
     remat: bool = arg(False, "compute layers anew in the backward pass, which needs less memory")
 
     @property

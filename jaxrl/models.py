@@ -202,9 +202,8 @@ def load_checkpoint(folder: str | Path, dtype: Any = jnp.float32) -> Model:
             raise InputError(f"model: {path}: {e}") from e
     if missing := [name for name, (place, _) in wanted.items() if place not in flat]:
         raise InputError(f"model: {folder}: {missing[0]} is in none of its files")
-    kind = flat["embed", "embedding"].dtype
-    flat["value", "kernel"] = jnp.zeros((shape.width, 1), kind)
-    flat["value", "bias"] = jnp.zeros(1, kind)
+    flat["value", "kernel"] = jnp.zeros((shape.width, 1))  # it learns: float32
+    flat["value", "bias"] = jnp.zeros(1)
     shards = {name: shards[name] for name in wanted}
     return Model(shape, {"params": traverse_util.unflatten_dict(flat)}, config, folder, shards)
 

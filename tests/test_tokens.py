@@ -1,12 +1,14 @@
 """The token family: generation, judging, the parts of its losses, and exact gradients."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import envs
-from jaxrl.completions import Group, decode, everything, judge, model, offline, task
+from jaxrl.completions import Group, decode, everything, judge, model, offline, pass_at, task
 from jaxrl.core import Part
 from jaxrl.families import tokens as family
 from jaxrl.families.tokens import Tokens, grouped, total_loss
@@ -221,6 +223,15 @@ def test_grpo_learns_the_countable_task_and_says_how_well():
         "regret",
         "exact_kl",
     }
+
+
+def test_pass_at_k_is_without_bias():
+    """The mean over all choices of k among n."""
+    right = jnp.array([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 0, 1, 0], [1, 1, 1, 1, 1]])
+    for k in (1, 3, 5):
+        sets = list(itertools.combinations(range(5), k))
+        want = [np.mean([row[list(s)].any() for s in sets]) for row in np.asarray(right)]
+        np.testing.assert_allclose(pass_at(k, right), want, rtol=1e-6)
 
 
 def test_pass_rates_are_of_each_prompt():

@@ -60,6 +60,35 @@ def test_what_is_no_claim_is_said_in_one_line(mine, old, new, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_what_is_unsaid_is_the_familys():
+    claim, own = claims.read("gpg"), claims.read("grpo")
+    assert claim.on == {"tokens/add": 51_200} and claim.seeds == 10
+    assert claim.by == "last episode_return"
+    assert claim.arms["gpg"].tune == claim.arms["grpo"].tune == {"lr": [5e-4, 1e-3, 2e-3]}
+    assert own.on == {"tokens/add": 102_400} and claims.read("ppo").seeds == claims.SEEDS
+
+
+def test_what_a_method_examines_at_the_end_is_a_metric(monkeypatch):
+    """All metrics of a run, and the examination's under `final`."""
+    job = claims.jobs.resolve(
+        run=dict(paper="gpg", env="tokens/tiny", steps=32, seeds=2, evals=1, eval_episodes=20),
+        env_params={},
+        network=dict(hidden=(8,)),
+        hyper=dict(prompts=4, group=4, accumulate=2),
+    )
+    s = claims.set_up(job)
+    program = claims.build(s)
+    got = claims.scores(s, program)
+    assert set(got) == set(claims.named(s)) and all(len(x) == 2 for x in got.values())
+    assert {"final_return", "final pass_at_8", "last entropy", "max grad_norm"} <= set(got)
+    assert (got["max entropy"] >= got["mean entropy"]).all()
+    assert set(claims.scores(s, program, "last entropy")) == {
+        x for x in got if not x.startswith("final")
+    }
+    with pytest.raises(InputError, match="gpg: metric: no 'pass_at_9'; did you mean pass_at_8"):
+        claims.there({"final pass_at_9"}, got, claims.read("gpg").arms["gpg"])
+
+
 def test_the_point_is_the_one_that_reached_most_or_least():
     tried = [3.0, np.nan, 7.0, 1.0]
     assert claims.choose(tried, "last utility") == 2 and claims.choose(tried, "-last gap") == 3
