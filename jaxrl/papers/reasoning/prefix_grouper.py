@@ -30,8 +30,8 @@ PAPER = {
     "check": {
         "arms": {"repeated": {"hyper": {"share_prefix": False}}},
         "says": [
-            "final_return > repeated - 0.05",
-            "final_return < repeated + 0.05",
+            "final sampled > repeated - 0.05",
+            "final sampled < repeated + 0.05",
             "last episode_return > repeated - 0.05",
             "last episode_return < repeated + 0.05",
         ],
