@@ -28,6 +28,7 @@ PAPER = {
     "changes": "a group's prompt is read once in learning, not once for each completion",
     "claim": "it solves as many held-out sums as where each completion has its own prompt",
     "check": {
+        "tune": {"lr": [1e-3]},
         "arms": {"repeated": {"hyper": {"share_prefix": False}}},
         "says": [
             "final sampled > repeated - 0.05",
