@@ -83,7 +83,12 @@ def reasoning() -> Tournament:
         *("regularised_pg", "ce_gppo"),
     ]
     methods = {name: read(name).arms[name] for name in names}
-    methods |= {"start": read("grpo").arms["start"], "grpo, 8 steps": read("nft").arms["grpo"]}
+    tune = methods["grpo"].tune
+    methods |= {
+        "start": read("grpo").arms["start"],
+        "grpo, 8 steps": read("nft").arms["grpo"],  # of an iteration, as those beside it have them
+        "grpo, groups of 2": Arm("grpo", {"prompts": 512, "group": 2}, {}, tune),
+    }
     tasks = {
         "sums of two digits": Task("tokens/add", 51_200),
         "sorting five": Task("tokens/sort", 25_600, {"length": 5}),

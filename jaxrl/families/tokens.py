@@ -67,7 +67,7 @@ SOME = 8  # of these, for another pass@k
 
 @hyper
 class Tokens:
-    """What every method of the family needs. An iteration is prompts x group completions."""
+    """What every method of the family needs. An iteration learns from prompts x groups."""
 
     STARTS = True  # a run begins with its task's start
     RUN = dict(steps=131_072, eval_episodes=512)  # an episode is one completion, right or wrong
@@ -115,8 +115,8 @@ class Tokens:
 
     @property
     def steps_per_iteration(self) -> int:
-        """Completions that one iteration learns from: what `--steps` counts here."""
-        return self.prompts * self.group
+        """Completions that one iteration writes, kept or not: what `--steps` counts here."""
+        return self.prompts * self.oversample * self.group
 
     def problem(self) -> str:
         """What is wrong between fields, in one line; "" if nothing is."""

@@ -28,7 +28,7 @@ PAPER = {
     "claim": "the baseline has it solve more held-out sums than REINFORCE without one",
     "check": {
         "arms": {"plain": {"hyper": {"baseline": 0.0}}},
-        "says": ["final_return > plain"],
+        "says": ["final sampled > plain"],
     },
 }
 

@@ -24,10 +24,10 @@ PAPER = {
     "hyper": "RLOO",
     "parent": "reinforce",
     "changes": "a completion is one action, the others of its prompt are its baseline",
-    "claim": "it solves more held-out sums than PPO with a critic",
+    "claim": "without a critic it solves as many held-out sums as PPO with one",
     "check": {
         "arms": {"token_ppo": {"paper": "token_ppo"}},
-        "says": ["final_return > token_ppo"],
+        "says": ["final sampled > token_ppo - 0.05"],
     },
 }
 

@@ -25,7 +25,7 @@ PAPER = {
     "parent": "grpo",
     "changes": "a Beta density that follows the batch divides advantages, not standard deviations",
     "claim": "it solves more held-out sums than GRPO",
-    "check": {"says": ["final_return > grpo"]},
+    "check": {"says": ["final sampled > grpo"]},
 }
 
 

@@ -38,7 +38,7 @@ PAPER = {
             "rising": {"hyper": {"beta1": 0.0, "beta2": 1.0}},
             "falling": {"hyper": {"beta1": 1.0, "beta2": 0.0}},
         },
-        "says": ["final_return > clipped - 0.05", "mean entropy of rising > falling"],
+        "says": ["final sampled > clipped - 0.05", "mean entropy of rising > falling"],
     },
 }
 

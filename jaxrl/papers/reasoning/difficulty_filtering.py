@@ -24,8 +24,8 @@ PAPER = {
     "hyper": "DifficultyFiltering",
     "parent": "grpo",
     "changes": "only groups count of which about half is right",
-    "claim": "at equal steps of learning it solves more sums than GRPO, held out and on the way",
-    "check": {"says": ["final_return > grpo", "mean episode_return > grpo"]},
+    "claim": "of as many completions, kept or not, it solves more held-out sums than GRPO",
+    "check": {"says": ["final sampled > grpo"]},
     "battery": {
         "run": {"env": "tokens/parity"},
         "env_params": {"length": 4},

@@ -34,7 +34,7 @@ PAPER = {
     "claim": "it solves more held-out sums than GRPO",
     "check": {
         "hyper": {"minibatches": 8},
-        "says": ["final_return > grpo"],
+        "says": ["final sampled > grpo"],
     },
 }
 

@@ -40,7 +40,7 @@ PAPER = {
             "rft": {"hyper": {"negatives": 0.0}},
             "grpo": {"paper": "grpo"},
         },
-        "says": ["final_return > rft", "final_return > grpo - 0.05"],
+        "says": ["final sampled > rft", "final sampled > grpo - 0.05"],
     },
 }
 

@@ -4,9 +4,8 @@ A verifier's ±1 splits the objective into right completions reinforced and wron
 
     L = λ L_PSR + L_NSR,    L_PSR = -E[Σ_{y: r=1} π(y|x)],    L_NSR = E[Σ_{y: r=-1} π(y|x)]
 
-λ = 1 is REINFORCE, λ = 0 NSR, which gives to other tokens as likely as they were, so that answers
-stay diverse. Objectives read in a review of the paper, λ = 0.1, PPO's clip and that tokens count
-the same in the authors' code; there NSR and PSR drop the other completions, which count as 0 here.
+λ = 0 is NSR, which gives to other tokens as likely as they were: answers stay diverse. Read in a
+review of the paper, and in the authors' code λ = 0.1, PPO's clip and that tokens count the same.
 """
 
 import jax.numpy as jnp
@@ -28,8 +27,9 @@ PAPER = {
     "changes": "right completions count a tenth of wrong ones",
     "claim": "answers are more diverse than PSR's, and more prompts are solved by one of eight",
     "check": {
+        "on": {"tokens/add": 153_600},
         "arms": {"psr": {"hyper": {"positive": 1.0, "negative": 0.0}}},
-        "says": ["last entropy > psr", "last pass_at_group > psr"],
+        "says": ["last entropy > psr", "final pass_at_8 > psr"],
     },
     "battery": {"run": {"env": "tokens/parity"}, "env_params": {"length": 4}},
 }

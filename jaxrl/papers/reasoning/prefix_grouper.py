@@ -28,10 +28,11 @@ PAPER = {
     "changes": "a group's prompt is read once in learning, not once for each completion",
     "claim": "it solves as many held-out sums as where each completion has its own prompt",
     "check": {
+        "tune": {"lr": [1e-3]},
         "arms": {"repeated": {"hyper": {"share_prefix": False}}},
         "says": [
-            "final_return > repeated - 0.05",
-            "final_return < repeated + 0.05",
+            "final sampled > repeated - 0.05",
+            "final sampled < repeated + 0.05",
             "last episode_return > repeated - 0.05",
             "last episode_return < repeated + 0.05",
         ],

@@ -34,7 +34,7 @@ PAPER = {
     "are solved as by clipping",
     "check": {
         "hyper": {"minibatches": 8},
-        "says": ["final_return > grpo - 0.05", "last ratio_variance < 0.2"],
+        "says": ["final sampled > grpo - 0.05", "last ratio_variance < 0.2"],
     },
 }
 

@@ -36,7 +36,7 @@ PAPER = {
     "claim": "it solves as many held-out sums as GRPO",
     "check": {
         "hyper": {"minibatches": 8},
-        "says": ["final_return > grpo - 0.05"],
+        "says": ["final sampled > grpo - 0.05"],
     },
     "battery": {"hyper": {"most": 1.2}},
 }

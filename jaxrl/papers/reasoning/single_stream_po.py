@@ -38,7 +38,7 @@ PAPER = {
     "parent": "grpo",
     "changes": "one completion of a prompt; its baseline is a memory of the prompt",
     "claim": "at equal completions it solves more held-out sums than GRPO",
-    "check": {"says": ["final_return > grpo"]},
+    "check": {"says": ["final sampled > grpo"]},
     "battery": {"hyper": {"group": 1, "first": 2, "rho_min": 0.1}},
 }
 

@@ -38,7 +38,7 @@ PAPER = {
     "claim": "of as many tokens it sorts as many held-out strings as PPO of whole completions",
     "check": {
         "on": {"tokens/sort": 25_600},
-        "says": ["final_return > token_ppo - 0.05"],
+        "says": ["final sampled > token_ppo - 0.05"],
     },
     "battery": {
         "run": {"env": "tokens/parity"},

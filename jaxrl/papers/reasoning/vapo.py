@@ -33,7 +33,7 @@ PAPER = {
     "claim": "it solves more held-out sums than DAPO",
     "check": {
         "arms": {"dapo": {"paper": "dapo"}},
-        "says": ["final_return > dapo"],
+        "says": ["final sampled > dapo"],
     },
     "battery": {"hyper": {"value_first": 1}},
     "inert": {"lam": "a completion's length sets λ"},

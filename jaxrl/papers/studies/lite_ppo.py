@@ -29,7 +29,7 @@ PAPER = {
     "claim": "two tricks are enough to solve more held-out sums than GRPO and DAPO",
     "check": {
         "arms": {"grpo": {"paper": "grpo"}, "dapo": {"paper": "dapo"}},
-        "says": ["final_return > grpo", "final_return > dapo"],
+        "says": ["final sampled > grpo", "final sampled > dapo"],
     },
 }
 
