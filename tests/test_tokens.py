@@ -12,7 +12,7 @@ from jaxrl.completions import Group, decode, everything, judge, model, offline, 
 from jaxrl.core import Part
 from jaxrl.families import tokens as family
 from jaxrl.families.tokens import Tokens, grouped, total_loss
-from jaxrl.papers.reasoning import token_ppo
+from jaxrl.papers.reasoning import dapo, token_ppo
 from jaxrl.papers.reasoning.grpo import GRPO
 from jaxrl.returns import group_advantage, leave_one_out
 from jaxrl.surrogate import constant_length, policy_gradient, sequence_mean, token_mean
@@ -223,6 +223,11 @@ def test_grpo_learns_the_countable_task_and_says_how_well():
         "regret",
         "exact_kl",
     }
+
+
+def test_completions_that_are_not_kept_count_too():
+    assert GRPO(prompts=4, group=2).steps_per_iteration == 8
+    assert dapo.DAPO(prompts=4, group=2, oversample=3).steps_per_iteration == 24
 
 
 def test_pass_at_k_is_without_bias():

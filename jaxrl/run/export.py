@@ -26,6 +26,7 @@ from jax import export as jax_export
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from envs.spaces import Box, Discrete, MultiDiscrete
+from jaxrl.completions import LanguageModel
 from jaxrl.errors import InputError, reason
 from jaxrl.models import Model, load_checkpoint, merged, save_checkpoint
 from jaxrl.run import evaluate, record
@@ -125,11 +126,11 @@ def export(
 def language_model(s: Setting, state: Any, index: int) -> Model:
     """What a row of the state has learned, as its folder's model. InputError where it has none."""
     network = s.job.network
-    if not (folder := getattr(network, "model", "")):
+    if not isinstance(network, LanguageModel) or not network.model:
         raise InputError("out: a folder holds a language model, which this run did not begin with")
     params = jax.tree.map(lambda x: x[index], state.inner.params)
-    adapter = network.adapter
-    return load_checkpoint(folder)._replace(params=merged(params, adapter))
+    found = load_checkpoint(network.model)
+    return found._replace(params=merged(params, network.adapter))
 
 
 # ---- what acts -------------------------------------------------------------------------------
