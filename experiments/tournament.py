@@ -91,7 +91,7 @@ def reasoning() -> Tournament:
     }
     tasks = {
         "sums of two digits": Task("tokens/add", 51_200),
-        "sorting five": Task("tokens/sort", 25_600, {"length": 5}),
+        "sorting five": Task("tokens/sort", 15_360, {"length": 5}),
         "sums of three digits": Task("tokens/add", 25_600, {"digits": 3}),
     }
     metrics = {
