@@ -144,7 +144,11 @@ def decode(
     P, L, T = game.P, game.L, game.window
     B, n = len(numbers) * group, game.vocabulary
     begun = jax.vmap(game.begin)(jnp.repeat(numbers, group))
-    keys = None if key is None else jax.random.split(key, L)
+    draw = lambda key, *shape: flat(jax.random.gumbel, key, shape)
+    large = n >= LARGE  # then not all noise is there at once
+    noise = None
+    if key is not None:
+        noise = jax.random.split(key, L) if large else draw(key, L, B, n)
     cache = net.empty(len(numbers), T)
     if P > 1:
         cache = net.read(params, begun.tokens[::group, : P - 1], cache, 0)[2]
@@ -152,7 +156,7 @@ def decode(
 
     def one(carry, x):
         state, cache = carry
-        i, key = x
+        i, noise = x
         if cached:
             token = jax.lax.dynamic_slice_in_dim(state.tokens, P - 1 + i, 1, 1)
             logits, value, cache = net.read(params, token, cache, P - 1 + i)
@@ -161,8 +165,9 @@ def decode(
             at = lambda y: jax.lax.dynamic_slice_in_dim(y, P - 1 + i, 1, 1)
             logits, value = at(logits), at(value)
         log_p = jax.nn.log_softmax(logits[:, 0] / temperature)
-        noise = 0.0 if key is None else flat(jax.random.gumbel, key, (B, n))
-        action = (log_p + noise).argmax(-1)
+        if noise is not None:
+            noise = draw(noise, B, n) if large else noise
+        action = (log_p if noise is None else log_p + noise).argmax(-1)
         mine = jax.vmap(game.mine)(state) & ~state.over
         if prefix is not None:
             given = i < prefix[1]
@@ -177,7 +182,7 @@ def decode(
         row = mine.astype(jnp.float32), jnp.where(mine, chosen, 0.0), value[:, 0]
         return (state, cache), row
 
-    (state, _), rows = jax.lax.scan(one, (begun, cache), (jnp.arange(L), keys))
+    (state, _), rows = jax.lax.scan(one, (begun, cache), (jnp.arange(L), noise))
     return Written(state, *(jnp.moveaxis(x, 0, 1) for x in rows))
 
 

@@ -11,12 +11,14 @@ Parameters are the transformer's (`jaxrl.transformer`). The value head, which su
 have, begins at 0 and is not written.
 """
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -25,12 +27,10 @@ from jaxrl.errors import InputError, did_you_mean
 from jaxrl.transformer import Adapter, Shape, Stretch, Transformer
 from jaxrl.types import Params
 
-CONFIG, TOKENIZER, ONE, INDEX = (
-    "config.json",
-    "tokenizer.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-)
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
+KEPT = (".json", ".txt", ".model", ".jinja")  # the ends of the tokenizer's files
+HOW = "`hf download Qwen/Qwen2.5-0.5B --local-dir FOLDER` makes one"
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 LAYER = {  # a tensor of a layer, and what it is here
     "self_attn.q_proj": "q",
@@ -47,9 +47,6 @@ LAYER = {  # a tensor of a layer, and what it is here
 }
 
 
-KEPT = (".json", ".txt", ".model", ".jinja")  # the ends of the tokenizer's files
-
-
 class Model(NamedTuple):
     """A language model, and what its folder said of it."""
 
@@ -62,8 +59,6 @@ class Model(NamedTuple):
 
 def need(library: str) -> Any:
     """A library of the extra "models". InputError where it is not installed."""
-    import importlib
-
     try:
         return importlib.import_module(library)
     except ImportError as e:
@@ -83,8 +78,9 @@ def shape_of(folder: str | Path) -> tuple[Shape, dict]:
     path = Path(folder) / CONFIG
     c = read_json(path)
     kinds = c.get("architectures") or ["none"]
+    built = f"built are {', '.join(ARCHITECTURES)}"
     if kinds[0] not in ARCHITECTURES:
-        raise did_you_mean(f"model: {path}: architecture", kinds[0], ARCHITECTURES, allowed())
+        raise did_you_mean(f"model: {path}: architecture", kinds[0], ARCHITECTURES, built)
     llama, qwen2 = (kinds[0] == name for name in ARCHITECTURES[:2])
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}  # the one since transformers 5
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -130,10 +126,6 @@ def shape_of(folder: str | Path) -> tuple[Shape, dict]:
     return shape, c
 
 
-def allowed() -> str:
-    return f"built are {', '.join(ARCHITECTURES)}"
-
-
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """Every tensor of a folder: its name, where it is in the parameters, whether transposed."""
     yield "model.embed_tokens.weight", ("embed", "embedding"), False
@@ -164,10 +156,10 @@ def load_checkpoint(folder: str | Path, dtype: Any = jnp.float32) -> Model:
     Raises:
       InputError: a file, a shard or a tensor is missing, or does not fit.
     """
-    open_ = need("safetensors").safe_open
+    library = need("safetensors")
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"model: {folder} is no folder; {how_to_get()}")
+        raise InputError(f"model: {folder} is no folder; {HOW}")
     shape, config = shape_of(folder)
     index = folder / INDEX
     wanted = {name: (place, turn) for name, place, turn in tensors(shape)}
@@ -178,10 +170,12 @@ def load_checkpoint(folder: str | Path, dtype: Any = jnp.float32) -> Model:
     sizes: dict[tuple, Any] = dict(traverse_util.flatten_dict(like(shape)["params"]))
     for file in sorted(set(shards.values())):
         path = folder / file
+        if Path(file).name != file:
+            raise InputError(f"model: {index}: {file} is not a file beside it")
         if not path.exists():
             raise InputError(f"model: {folder}: {file} is missing")
         try:
-            with open_(path, framework="flax") as found:
+            with library.safe_open(path, framework="flax") as found:
                 for name in list(found.keys()):
                     if name not in wanted or shards.get(name) != file:
                         continue
@@ -194,11 +188,7 @@ def load_checkpoint(folder: str | Path, dtype: Any = jnp.float32) -> Model:
                             f"{sizes[place].shape}"
                         )
                     flat[place] = x if dtype is None else x.astype(dtype)
-        except (OSError, ValueError) as e:
-            raise InputError(f"model: {path}: {e}") from e
-        except Exception as e:  # safetensors' own, which has no public base
-            if isinstance(e, InputError) or "afetensor" not in type(e).__name__:
-                raise
+        except (OSError, library.SafetensorError) as e:
             raise InputError(f"model: {path}: {e}") from e
     if missing := [name for name, (place, _) in wanted.items() if place not in flat]:
         raise InputError(f"model: {folder}: {missing[0]} is in none of its files")
@@ -210,13 +200,7 @@ def load_checkpoint(folder: str | Path, dtype: Any = jnp.float32) -> Model:
 
 def like(shape: Shape) -> Any:
     """The parameters of a shape, without numbers."""
-    import jax
-
     return jax.eval_shape(Transformer(shape).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-
-
-def how_to_get() -> str:
-    return "`hf download Qwen/Qwen2.5-0.5B --local-dir FOLDER` makes one"
 
 
 def save_checkpoint(folder: str | Path, model: Model, dtype: Any = None) -> Path:

@@ -90,6 +90,12 @@ def spoil(path, change):
         (lambda p: spoil(p, dict(hidden_size=32)), "the configuration's is"),
         (lambda p: spoil(p, dict(num_hidden_layers=3)), "layers.2"),
         (lambda p: (p / "model-0.safetensors").write_bytes(b"x" * 99), "model-0.safetensors: "),
+        (
+            lambda p: (p / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"model.norm.weight": "../x.safetensors"}}'
+            ),
+            "../x.safetensors is not a file beside it",
+        ),
         (lambda p: (p / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda p: (p / "tokenizer.json").write_text("{}"), "tokenizer.json: "),
         (lambda p: spoil(p, dict(eos_token_id=None)), "eos_token_id is None, allowed is 0 to 99"),
@@ -154,6 +160,9 @@ def test_a_large_vocabulary_is_gone_through_in_parts(made, monkeypatch):
     np.testing.assert_allclose(judge(net, params, b, 1.0, 4).log_ratio, 0, atol=2e-5)
     monkeypatch.setattr(completions, "LARGE", 50)
     monkeypatch.setattr(completions, "MOST", 700)  # 7 of 48 tokens at a time
+    again = written(task(world), net, params)
+    np.testing.assert_allclose(judge(net, params, again, 1.0, 4).log_ratio, 0, atol=2e-5)
+    assert len({tuple(row) for row in np.asarray(again.tokens)}) > 9  # each row its own noise
     parts, other = jax.value_and_grad(loss, has_aux=True)(params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), parts, whole_)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), other, grads)
@@ -248,8 +257,8 @@ def test_what_no_network_can_be_is_said(network, words):
 def test_transformers_reads_and_says_the_same(tmp_path, kind):
     """Logits to 1e-4 and greedy completions equal to the transformers library's; what is written
     here loads there."""
-    torch = pytest.importorskip("torch", reason="the group `hf` is not installed")
-    hf = pytest.importorskip("transformers", reason="the group `hf` is not installed")
+    torch = pytest.importorskip("torch", reason="the extra hf is not installed")
+    hf = pytest.importorskip("transformers", reason="the extra hf is not installed")
     path = folder(tmp_path / kind, shards=2, **KINDS[kind])
     theirs = hf.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     found = load_checkpoint(path)
