@@ -34,6 +34,7 @@ PAPER = {
     "claim": "it solves more held-out sums than GRPO",
     "check": {
         "hyper": {"minibatches": 8},
+        "tune": {"lr": [1.25e-4, 2.5e-4, 5e-4]},
         "says": ["final sampled > grpo"],
     },
 }

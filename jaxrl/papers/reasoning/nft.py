@@ -36,6 +36,7 @@ PAPER = {
     "claim": "it solves more held-out sums than fine-tuning on what is right, and as many as GRPO",
     "check": {
         "hyper": {"minibatches": 8},
+        "tune": {"lr": [1.25e-4, 2.5e-4, 5e-4]},
         "arms": {
             "rft": {"hyper": {"negatives": 0.0}},
             "grpo": {"paper": "grpo"},

@@ -34,6 +34,7 @@ PAPER = {
     "are solved as by clipping",
     "check": {
         "hyper": {"minibatches": 8},
+        "tune": {"lr": [1.25e-4, 2.5e-4, 5e-4]},
         "says": ["final sampled > grpo - 0.05", "last ratio_variance < 0.2"],
     },
 }

@@ -36,6 +36,7 @@ PAPER = {
     "claim": "it solves as many held-out sums as GRPO",
     "check": {
         "hyper": {"minibatches": 8},
+        "tune": {"lr": [1.25e-4, 2.5e-4, 5e-4]},
         "says": ["final sampled > grpo - 0.05"],
     },
     "battery": {"hyper": {"most": 1.2}},
