@@ -6,13 +6,12 @@
 
 They write results/models/*.json; the page beside them says what it means. For `memory` nothing of
 such a size is made: shapes alone are traced. Parameters and the state of a run are counted exactly;
-what an iteration needs besides is XLA's plan for a CPU, as a first look at an accelerator's.
+what an iteration needs besides is XLA's plan for a CPU at two small depths, gone on with linearly.
 """
 
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 
 import envs
 from envs.tokens.spoken import spoken
-from jaxrl.completions import LanguageModel, task
+from jaxrl.completions import LanguageModel, learned, task
 from jaxrl.models import CONFIG, Reader, like, load_checkpoint, save_checkpoint, shape_of
 from jaxrl.papers.reasoning import grpo
 from jaxrl.run.files import write_whole
@@ -63,6 +62,8 @@ WAYS = {
     "all, bfloat16": dict(dtype="bfloat16", remat=True),
     "LoRA 16, bfloat16": dict(dtype="bfloat16", remat=True, lora=16),
 }
+HP = grpo.GRPO(prompts=8, group=8, accumulate=8)
+DEPTHS = 2, 4  # at which an iteration is planned
 
 
 def size(tree: Any) -> int:
@@ -70,47 +71,54 @@ def size(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def planned(folder: Path, way: dict) -> dict:
-    """Bytes of parameters, state, cache and of XLA's plan for one iteration of GRPO."""
-    network = LanguageModel(model=str(folder), **way)
-    shape = shape_of(folder)[0]
+def setting(folder: Path, config: dict, way: dict) -> tuple:
+    """GRPO on a model of such a configuration: (algorithm, world with its start's shapes)."""
+    (folder / CONFIG).write_text(json.dumps(QWEN | config))
+    network, shape = LanguageModel(model=str(folder), **way), shape_of(folder)[0]
     half = jnp.bfloat16 if network.lora and network.dtype == "bfloat16" else jnp.float32
-    cast = lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, jnp.float32 if "value" in str(path) else half
-    )
+    kind = lambda path: jnp.float32 if "value" in str(path) else half
+    cast = lambda path, x: jax.ShapeDtypeStruct(x.shape, kind(path))
     start = jax.tree_util.tree_map_with_path(cast, like(shape))
-    read = Reader(lambda sign: [ord(sign)], lambda ids: chr(ids[0]), shape.vocabulary, 1, 0, "")
-    world = within(envs.make("tokens/add"), lambda inner: spoken(inner, read, ()))
-    world = within(world, lambda inner: inner.replace(start=start))
-    algo = grpo.make(world, network)
-    hp = grpo.GRPO(prompts=8, group=8, accumulate=8)
-    key = jax.random.key(0)
-    state = jax.eval_shape(algo.init, key, hp, world)
-    began = time.perf_counter()
-    step = jax.jit(algo.step, donate_argnums=0).lower(state, jnp.int32(0), hp, world).compile()
-    plan = step.memory_analysis()
-    game = task(world)
-    return dict(
-        parameters=sum(x.size for x in jax.tree.leaves(start)),
-        state=size(state),
-        world=size(start),
-        temporary=plan.temp_size_in_bytes,
-        cache_per_token=2 * shape.layers * shape.groups * shape.head * (2 if way else 4),
-        window=game.window,
-        rows=hp.prompts * hp.group,
-        compile_seconds=round(time.perf_counter() - began, 1),
-    )
+    signs = Reader(lambda sign: [ord(sign)], lambda ids: chr(ids[0]), shape.vocabulary, 1, 0, "")
+    world = within(envs.make("tokens/add"), lambda inner: spoken(inner, signs, ()))
+    return grpo.make(world, network), within(world, lambda inner: inner.replace(start=start))
+
+
+def planned(folder: Path, config: dict, way: dict) -> dict:
+    """Of one iteration: bytes and operations by XLA's plan, at this depth."""
+    algo, world = setting(folder, config, way)
+    state = jax.eval_shape(algo.init, jax.random.key(0), HP, world)
+    lowered = jax.jit(algo.step, donate_argnums=0).lower(state, jnp.int32(0), HP, world)
+    made = lowered.compile()
+    return dict(temporary=made.memory_analysis().temp_size_in_bytes)
 
 
 def memory() -> dict:
-    """Every model, every way."""
+    """Every model, every way: its state exactly, an iteration by depth, from two small depths."""
     out: dict[str, dict] = {}
     for name, own in MODELS.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / CONFIG).write_text(json.dumps(QWEN | own))
-            for how, way in WAYS.items():
-                out.setdefault(name, {})[how] = planned(Path(scratch), way)
-                print(name, how, out[name][how], flush=True)
+        for how, way in WAYS.items():
+            with tempfile.TemporaryDirectory() as scratch:
+                folder, layers = Path(scratch), own["num_hidden_layers"]
+                algo, world = setting(folder, own, way)
+                state = jax.eval_shape(algo.init, jax.random.key(0), HP, world)
+                shape = shape_of(folder)[0]
+                few = [
+                    planned(folder, own | dict(num_hidden_layers=n), way)["temporary"]
+                    for n in DEPTHS
+                ]
+            each = (few[1] - few[0]) / (DEPTHS[1] - DEPTHS[0])
+            out.setdefault(name, {})[how] = dict(
+                parameters=sum(x.size for x in jax.tree.leaves(like(shape))),
+                learned=sum(x.size for x in jax.tree.leaves(learned(state.params))),
+                state=size(state),
+                temporary_at=dict(zip(map(str, DEPTHS), few)),
+                temporary=round(few[0] + each * (layers - DEPTHS[0])),
+                cache_per_token=2 * shape.layers * shape.groups * shape.head * (2 if way else 4),
+                rows=HP.prompts * HP.group,
+                window=task(world).window,
+            )
+            print(name, how, out[name][how], flush=True)
     return out
 
 

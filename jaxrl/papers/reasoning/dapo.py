@@ -31,13 +31,8 @@ PAPER = {
     "hyper": "DAPO",
     "parent": "grpo",
     "changes": "a wider clip above, the mean over tokens, only groups solved in part",
-    "claim": "at equal steps of learning it solves more held-out sums than GRPO",
-    "check": {
-        "on": {"tokens/add": 102_400},
-        "tune": {"lr": [5e-4, 1e-3, 2e-3]},
-        "by": "last episode_return",
-        "says": ["final_return > grpo"],
-    },
+    "claim": "of as many completions, kept or not, it solves more held-out sums than GRPO",
+    "check": {"says": ["final sampled > grpo"]},
     "battery": {
         "run": {"env": "tokens/parity"},
         "env_params": {"length": 4},

@@ -36,7 +36,7 @@ PAPER = {
     "check": {
         "on": {"tokens/wish": 51_200},
         "by": "-last off_wish",
-        "says": ["last off_wish < grpo - 0.5"],
+        "says": ["last off_wish < grpo"],
     },
     "inert": {"delta": "LCPO-Max's alone"},
     "battery": {"run": {"env": "tokens/wish"}, "env_params": {"length": 3}},
