@@ -13,6 +13,7 @@ have, begins at 0 and is not written.
 
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,10 +21,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 
-from jaxrl.errors import InputError, did_you_mean
+from jaxrl.errors import STORAGE, InputError, RunError, did_you_mean
 from jaxrl.transformer import Adapter, Shape, Stretch, Transformer
 from jaxrl.types import Params
 
@@ -212,34 +212,44 @@ def save_checkpoint(folder: str | Path, model: Model, dtype: Any = None) -> Path
 
     Raises:
       InputError: there is such a folder.
+      RunError: the disk fails.
     """
     save = need("safetensors.flax").save_file
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"model: {folder} is there already")
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")  # nobody's own
+    try:
+        new.mkdir(parents=True)
+        write(new, model, dtype, save)
+        new.rename(folder)  # whole or not at all
+    except OSError as e:
+        raise RunError(f"model: {folder}: {e.strerror or e}", STORAGE) from e
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def write(folder: Path, model: Model, dtype: Any, save: Callable) -> None:
+    """A model's files into an empty folder."""
     flat: dict[tuple, Any] = dict(traverse_util.flatten_dict(model.params["params"]))
     files: dict[str, dict[str, Any]] = {}
     for name, place, turn in tensors(model.shape):
         x = flat[place] if dtype is None else flat[place].astype(dtype)
         files.setdefault(model.shards[name], {})[name] = x.T if turn else x
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
     for file, its in files.items():
-        save(its, new / file, metadata={"format": "pt"})
-    kind = str(np.dtype(next(iter(next(iter(files.values())).values())).dtype))
+        save(its, folder / file, metadata={"format": "pt"})
+    every = [x for its in files.values() for x in its.values()]
     names = {"dtype", "torch_dtype"} & model.config.keys() or {"torch_dtype"}
-    config = model.config | dict.fromkeys(names, kind)
-    (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    config = model.config | dict.fromkeys(names, str(every[0].dtype))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if set(files) != {ONE}:
-        size = sum(x.size * x.dtype.itemsize for its in files.values() for x in its.values())
+        size = sum(x.size * x.dtype.itemsize for x in every)
         index = dict(metadata=dict(total_size=size), weight_map=dict(sorted(model.shards.items())))
-        (new / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     for file in model.folder.iterdir():  # the tokenizer's, and what else belongs to it
-        if file.suffix in KEPT and file.name != INDEX and not (new / file.name).exists():
-            shutil.copy(file, new / file.name)
-    new.rename(folder)  # whole or not at all
-    return folder
+        if file.suffix in KEPT and file.name != INDEX and not (folder / file.name).exists():
+            shutil.copy(file, folder / file.name)
 
 
 class Reader(NamedTuple):

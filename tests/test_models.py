@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from safetensors.flax import load_file, save_file
 import envs
 from jaxrl import completions
 from jaxrl.completions import Group, LanguageModel, decode, judge, learned, model, task, whole
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, RunError
 from jaxrl.families.tokens import Tokens
 from jaxrl.models import Transformer, load_checkpoint, merged, reader, save_checkpoint
 from jaxrl.run.pretrain import started
@@ -294,6 +295,16 @@ def test_a_tensor_that_is_nowhere_is_named(tmp_path):
     save_file(held, file)
     with pytest.raises(InputError, match="model.layers.1.mlp.up_proj.weight is in none"):
         load_checkpoint(path)
+
+
+def test_a_folder_that_cannot_be_written_leaves_no_half_of_it(made, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        save_checkpoint(tmp_path / "mine", load_checkpoint(made))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_there_is_not_written_over(made):

@@ -247,7 +247,7 @@ def test_a_program_is_for_the_platforms_it_can_be_lowered_for(run):
 
 BAD = [
     (["--out", "p.onnx"], "out: p.onnx does not end in .npz or .stablehlo"),
-    (["--out", "p"], "out: p does not end in .npz or .stablehlo"),
+    (["--out", "p", "--stochastic"], "stochastic: an .npz acts either way"),
     (["--out", "there.npz"], "out: there.npz exists"),
     (["--out", "no/p.npz"], "out: no is not a folder to write to"),
     (["--out", "x" * 300 + ".npz"], "out: xxx"),
@@ -292,6 +292,12 @@ def test_a_file_that_cannot_be_written_leaves_no_half_of_it(run, tmp_path, monke
     with pytest.raises(RunError, match="No space left on device") as error:
         export.export(run, tmp_path / "p.npz")
     assert error.value.code == STORAGE and not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_for_a_language_model(run, tmp_path, capfd):
+    code, _, err = call([run, "--out", tmp_path / "model"], capfd)
+    assert (code, err.count("\n")) == (2, 1) and "which this run did not begin with" in err
+    assert not list(tmp_path.iterdir())
 
 
 class Trap:
