@@ -33,7 +33,7 @@ PAPER = {
     "claim": "β₂ raises the entropy and β₁ lowers it; it solves as many held-out sums as clipping",
     "check": {
         "hyper": {"minibatches": 8},
-        "tune": {"lr": [1.25e-4, 2.5e-4, 5e-4]},
+        "tune": {"lr": [5e-4]},
         "arms": {
             "clipped": {"hyper": {"beta1": 0.0, "beta2": 0.0}},
             "rising": {"hyper": {"beta1": 0.0, "beta2": 1.0}},
