@@ -27,7 +27,6 @@ PAPER = {
     "changes": "right completions count a tenth of wrong ones",
     "claim": "answers are more diverse than PSR's, and more prompts are solved by one of eight",
     "check": {
-        "on": {"tokens/add": 153_600},
         "arms": {"psr": {"hyper": {"positive": 1.0, "negative": 0.0}}},
         "says": ["last entropy > psr", "final pass_at_8 > psr"],
     },
