@@ -84,8 +84,7 @@ def reasoning() -> Tournament:
     ]
     methods = {name: read(name).arms[name] for name in names}
     tune = methods["grpo"].tune
-    for name, like in (("prefix_grouper", "grpo"), ("ce_gppo", "nft")):  # one rate is their claims'
-        methods[name] = methods[name]._replace(tune=methods[like].tune)
+    methods["ce_gppo"] = methods["ce_gppo"]._replace(tune=methods["nft"].tune)  # its claim's is one
     methods |= {
         "start": read("grpo").arms["start"],
         "grpo, 8 steps": read("nft").arms["grpo"],  # of an iteration, as those beside it have them
