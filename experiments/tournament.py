@@ -178,6 +178,7 @@ def draw(played: Played, scores: dict[str, np.ndarray], title: str, file: str) -
     size = (3.7 * across, rows * (1.2 + 0.24 * len(order)))
     fig, axes = plt.subplots(rows, across, figsize=size, layout="constrained", sharey=True)
     for k, (ax, name) in enumerate(zip(axes.flat, panels)):
+        mids = []
         for i, method in enumerate(order):
             x = scores[method]
             if k == 0:
@@ -188,6 +189,11 @@ def draw(played: Played, scores: dict[str, np.ndarray], title: str, file: str) -
             color = "#D55E00" if method == what.baseline else "#0072B2"
             ax.plot([low, high], [i, i], color=color, linewidth=2.5, solid_capstyle="butt")
             ax.plot(mid, i, "o", color=color, markersize=5)
+            mids.append(mid)
+        second, span = sorted(mids)[1], max(mids) - sorted(mids)[1]
+        if (last := mids.index(min(mids))) == 0 and second - mids[0] > span:  # it is off the scale
+            ax.set_xlim(left=second - 0.25 * span)
+            ax.text(second - 0.23 * span, last, f"← {mids[0]:.2g}", va="center", fontsize=8)
         steps = f", {what.tasks[name].steps:,} steps" if name in what.tasks else ""
         ax.set_title(f"{name}{steps}", fontsize=10)
         ax.set_yticks(range(len(order)), order)
