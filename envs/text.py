@@ -23,7 +23,7 @@ import numpy as np
 from flax import struct
 
 from envs.spaces import Discrete
-from envs.tokens.base import HELD_OUT, Problem, Task, hashed
+from envs.tokens.base import Problem, Task, split
 from envs.verifier import Verifier
 from jaxrl.errors import InputError
 
@@ -101,9 +101,7 @@ class Unread:
         written = np.full((len(coded), P), blank, np.int32)
         for row, tokens in zip(written, coded):
             row[P - len(tokens) :] = tokens
-        held = np.asarray(hashed(jnp.asarray(written))) < HELD_OUT * 2.0**32
-        order = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
-        count = int((~held).sum())
+        order, count = split(jnp.asarray(written))
         if count in (0, len(order)):
             raise InputError(f"env: {self.name}: {len(order)} prompts are too few to hold some out")
 

@@ -75,8 +75,7 @@ def setting(folder: Path, config: dict, way: dict) -> tuple:
     """GRPO on a model of such a configuration: (algorithm, world with its start's shapes)."""
     (folder / CONFIG).write_text(json.dumps(QWEN | config))
     network, shape = LanguageModel(model=str(folder), **way), shape_of(folder)[0]
-    half = jnp.bfloat16 if network.lora and network.dtype == "bfloat16" else jnp.float32
-    kind = lambda path: jnp.float32 if "value" in str(path) else half
+    kind = lambda path: jnp.float32 if "value" in str(path) else network.kept
     cast = lambda path, x: jax.ShapeDtypeStruct(x.shape, kind(path))
     start = jax.tree_util.tree_map_with_path(cast, like(shape))
     signs = Reader(lambda sign: [ord(sign)], lambda ids: chr(ids[0]), shape.vocabulary, 1, 0, "")
@@ -84,13 +83,12 @@ def setting(folder: Path, config: dict, way: dict) -> tuple:
     return grpo.make(world, network), within(world, lambda inner: inner.replace(start=start))
 
 
-def planned(folder: Path, config: dict, way: dict) -> dict:
-    """Of one iteration: bytes and operations by XLA's plan, at this depth."""
+def planned(folder: Path, config: dict, way: dict) -> int:
+    """Bytes that one iteration needs besides its state, by XLA's plan."""
     algo, world = setting(folder, config, way)
     state = jax.eval_shape(algo.init, jax.random.key(0), HP, world)
     lowered = jax.jit(algo.step, donate_argnums=0).lower(state, jnp.int32(0), HP, world)
-    made = lowered.compile()
-    return dict(temporary=made.memory_analysis().temp_size_in_bytes)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
 def memory() -> dict:
@@ -103,10 +101,7 @@ def memory() -> dict:
                 algo, world = setting(folder, own, way)
                 state = jax.eval_shape(algo.init, jax.random.key(0), HP, world)
                 shape = shape_of(folder)[0]
-                few = [
-                    planned(folder, own | dict(num_hidden_layers=n), way)["temporary"]
-                    for n in DEPTHS
-                ]
+                few = [planned(folder, own | dict(num_hidden_layers=n), way) for n in DEPTHS]
             each = (few[1] - few[0]) / (DEPTHS[1] - DEPTHS[0])
             out.setdefault(name, {})[how] = dict(
                 parameters=sum(x.size for x in jax.tree.leaves(like(shape))),

@@ -54,6 +54,11 @@ class LanguageModel(Network):
         on = MATRICES if self.lora_on == "all" else tuple(self.lora_on.split("+"))
         return Adapter(self.lora, self.lora_scale, on) if self.lora else None
 
+    @property
+    def kept(self) -> Any:
+        """The type of parameters: what does not learn needs no float32 master."""
+        return jnp.bfloat16 if self.lora and self.dtype == "bfloat16" else jnp.float32
+
     def problem(self) -> str:
         """What is wrong between fields, in one line; "" if nothing is."""
         if self.torso != "mlp" or self.memory:

@@ -21,11 +21,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from envs.adapters.common import physics, whole
 from envs.tokens.arithmetic import Add, Chain, Mul, Wish
-from envs.tokens.base import HELD_OUT, Task, hashed
+from envs.tokens.base import Task, split
 from envs.tokens.countdown import Countdown
 from envs.tokens.paths import Maze, Turns
 from envs.tokens.puzzles import Brackets, Parity, Sort
@@ -63,9 +62,7 @@ def make(name: str, **params: Any) -> Task:
     task = kind(name, none, jnp.int32(0), jnp.int32(0), 0, difficulty, **counts)
     numbers = jnp.arange(task.space)
     prompts = jax.jit(jax.vmap(lambda i: task.problem(i, difficulty).prompt))(numbers)
-    held = (np.asarray(hashed(prompts)) < HELD_OUT * 2.0**32) & kind.SPLIT
-    order = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
-    learned = int((~held).sum())
+    order, learned = split(prompts) if kind.SPLIT else (numbers, task.space)
     if kind.SPLIT and learned in (0, task.space):
         few = "too few problems: none is left to learn from or to hold out"
         raise InputError(f"difficulty: {leaves['difficulty']:g} gives {few}")

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from envs.base import Step
@@ -64,6 +65,12 @@ def hashed(tokens: jax.Array) -> jax.Array:
     for i in range(tokens.shape[-1]):
         h = mix(h ^ (tokens[..., i].astype(jnp.uint32) + jnp.uint32(0x9E3779B9)))
     return h
+
+
+def split(prompts: jax.Array) -> tuple[np.ndarray, int]:
+    """Numbers of prompts [N, P], those to learn from first, and how many these are."""
+    held = np.asarray(hashed(prompts)) < HELD_OUT * 2.0**32
+    return np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)]), int((~held).sum())
 
 
 @struct.dataclass
@@ -152,12 +159,12 @@ class Task:
 
     @property
     def observation_space(self):
-        tokens = Box(0, len(self.symbols) - 1, (self.window,), "int32")
+        tokens = Box(0, self.vocabulary - 1, (self.window,), "int32")
         return dict(tokens=tokens, at=Discrete(self.window))
 
     @property
     def action_space(self):
-        return Discrete(len(self.symbols))
+        return Discrete(self.vocabulary)
 
     def examined(self):
         """The task with the problems that are held out."""

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from envs.spaces import Box, Discrete
 from envs.tokens.base import BLANK, MARKS, Task
 from jaxrl.errors import InputError
 
@@ -65,14 +64,7 @@ class Spoken:
     count = property(lambda self: self.task.count)
     prompts = property(lambda self: self.task.prompts)
 
-    @property
-    def observation_space(self):
-        tokens = Box(0, len(self.symbol) - 1, (self.window,), "int32")
-        return dict(tokens=tokens, at=Discrete(self.window))
-
-    @property
-    def action_space(self):
-        return Discrete(len(self.symbol))
+    observation_space, action_space = Task.observation_space, Task.action_space
 
     def examined(self):
         return self.replace(task=self.task.examined())  # type: ignore[attr-defined]

@@ -138,8 +138,7 @@ def started(world: Any, network: Network) -> Any:
     the language model that it is to begin with."""
     assert isinstance(network, LanguageModel)
     if network.model:
-        half = network.lora and network.dtype == "bfloat16"  # what does not learn needs no master
-        found = load_checkpoint(network.model, jnp.bfloat16 if half else jnp.float32)
+        found = load_checkpoint(network.model, network.kept)
         return within(world, lambda task: spoken(task, reader(found), found.params))
     net, path = model(world, network), place(world, network)
     like = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))

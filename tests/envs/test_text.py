@@ -99,6 +99,8 @@ def test_one_call_judges_a_batch_and_only_what_is_over(here):
     unread = text("t", rows, "judge_of_tests:digits", tokens=8)
     world = started(unread, LanguageModel(model=str(folder(here / "model"))))
     game, calls = task(world), []
+    assert game.action_space.n == game.vocabulary == 100
+    assert game.observation_space["tokens"].high == 99
     counted = lambda rows, said: calls.append(said) or np.array([len(x) for x in said])
     game.host.verify = counted
     assert game.text(game.begin(0).tokens) == rows[int(game.order[0])]["prompt"]
