@@ -115,6 +115,7 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
         *("add", "mul", "chain", "wish", "countdown", "sort", "parity", "brackets", "maze"),
         *("turns", "tiny"),
     ),
+    "preference": ("gibbs", "game", "crowd", "gold", "cycle", "sure", "gap"),
 }
 
 # What upstream offers and we do not, and why.

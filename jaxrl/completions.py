@@ -15,13 +15,16 @@ from jaxrl.errors import InputError
 from jaxrl.hyper import arg, check, hyper
 from jaxrl.models import shape_of
 from jaxrl.policies import Network
-from jaxrl.rollout import choose
+from jaxrl.rollout import choose, known
 from jaxrl.surrogate import k3
+from jaxrl.tables import Tree
 from jaxrl.transformer import MATRICES, Adapter, Transformer, small
 from jaxrl.types import Key, Params, flat
 
 LARGE = 4096  # a vocabulary of which not all logits are there at once
 MOST = 2**22  # logits that are there at a time, where a vocabulary is large
+EXAMINED, PASS_AT = 128, 16  # prompts of an examination, and completions of each
+SOME = 8  # of these, for another pass@k
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0)  # that an examination tries, 1 the last
 
 
@@ -37,7 +40,11 @@ def task(world: Any) -> Any:
 
 @hyper
 class LanguageModel(Network):
-    """A small one of our own, with `hidden` layers, or one from a folder."""
+    """A small one of our own, with `hidden` layers, or one from a folder; or a table."""
+
+    table: bool = arg(
+        False, "a number for each completion in its place, of tasks where they can be counted"
+    )
 
     model: str = arg("", "the folder of a language model to begin with: its layers, its tokens")
     lora: int = arg(0, "rank of adapters that learn in its place; 0: all of it learns", "[0, inf)")
@@ -61,6 +68,8 @@ class LanguageModel(Network):
 
     def problem(self) -> str:
         """What is wrong between fields, in one line; "" if nothing is."""
+        if self.table and (self.model or self.lora):
+            return "table: it is no language model, and has no adapters"
         if self.torso != "mlp" or self.memory:
             return "torso, memory: this method has a transformer of its own"
         if not self.model and (len(set(self.hidden)) != 1 or self.hidden[0] % 2):
@@ -71,15 +80,29 @@ class LanguageModel(Network):
         return ""
 
 
-def model(world: Any, network: Network) -> Transformer:
-    """The transformer for a world's tokens. InputError where it cannot be so."""
+def model(world: Any, network: Network) -> Any:
+    """The transformer for a world's tokens, or its table. InputError where it cannot be so."""
     assert isinstance(network, LanguageModel)
     check(network)
     game = task(world)
+    if network.table:
+        if not game.COUNTABLE:
+            raise InputError(f"table: the completions of {world.name} are too many to count")
+        return Tree(game.prompts, game.vocabulary, game.P, game.L)
     known, hidden = network.model, network.hidden
     shape = shape_of(known)[0] if known else small(game.vocabulary, hidden)
     dtype = None if network.dtype == "float32" else jnp.dtype(network.dtype)
     return Transformer(shape, game.blank, network.adapter, network.remat, dtype)
+
+
+def beginning(net: Any, key: Key, world: Any) -> Params:
+    """The parameters that a run begins with: the world's `start`, a table's reference, or chance."""
+    fresh = net.init(key, jnp.zeros((1, 1), jnp.int32))
+    if isinstance(net, Tree):
+        reference = known(world, "reference")
+        table = fresh["params"]["table"] if reference is None else reference
+        return dict(params={**fresh["params"], "table": table})
+    return {**fresh, **(known(world, "start") or {})}
 
 
 def learned(params: Params) -> Params:
@@ -303,16 +326,56 @@ def pass_at(k: int, right: jax.Array) -> jax.Array:
     return 1 - (jnp.maximum(wrong[..., None] - i, 0) / (n - i)).prod(-1)
 
 
-def everything(
-    net: Transformer, params: Params, game: Any, temperature: Any = 1.0
-) -> tuple[jax.Array, jax.Array]:
-    """Of a task whose completions can be counted: the log-probability and the reward of each,
-    [prompts, V ** L]."""
+def counted(game: Any) -> Group:
+    """All completions of every prompt [prompts * V ** L], of a task where they can be counted."""
     n, V, L = game.prompts, game.vocabulary, game.L
     begun = jax.vmap(game.begin)(jnp.repeat(jnp.arange(n), V**L))
     written = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * L, indexing="ij"), -1).reshape(-1, L)
     rows = jnp.concatenate([begun.tokens[:, : game.P], jnp.tile(written, (n, 1))], 1)
     reward = jax.vmap(game.score)(begun.replace(tokens=rows))
     none = jnp.zeros((len(rows), L))
-    w = judge(net, params, Group(begun.number, rows, none + 1, none, none, reward), temperature)
-    return w.log_prob.sum(-1).reshape(n, -1), reward.reshape(n, -1)
+    return Group(begun.number, rows, none + 1, none, none, reward)
+
+
+def everything(
+    net: Transformer, params: Params, game: Any, temperature: Any = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Of a task whose completions can be counted: the log-probability and the reward of each,
+    [prompts, V ** L]."""
+    b = counted(game)
+    log_prob = judge(net, params, b, temperature).log_prob.sum(-1)
+    return log_prob.reshape(game.prompts, -1), b.reward.reshape(game.prompts, -1)
+
+
+def next_token(
+    net: Transformer, params: Params, obs: Any, key: Key | None, temperature: Any = 1.0
+) -> jax.Array:
+    """The token that a policy places after each window [B]; its mode where there is no key."""
+    logits, _, _ = net.read(params, obs["tokens"])
+    logits = jnp.take_along_axis(logits, obs["at"][:, None, None], 1)[:, 0] / temperature
+    if key is not None:
+        logits += jax.random.gumbel(key, logits.shape)
+    return logits.argmax(-1)
+
+
+def examination(
+    net: Transformer, params: Params, ref: Params, world: Any, key: Key
+) -> dict[str, jax.Array]:
+    """On prompts that are held out: how much is solved by the mode, by samples, by the best of
+    some, and by samples at the best of some temperatures. Of a countable task also what is
+    lacking of the best reward, and the KL to the reference, both exact."""
+    game = task(world).examined()
+    each, greedy = attempts(net, params, game, key, EXAMINED, PASS_AT)
+    out = {
+        "sampled": each[-1].mean(),
+        "greedy": greedy.mean(),
+        f"pass_at_{SOME}": pass_at(SOME, each[-1]).mean(),
+        f"pass_at_{PASS_AT}": each[-1].any(-1).mean(),
+        "tempered": each.mean((1, 2)).max(),
+    }
+    if game.COUNTABLE:
+        log_p, R = everything(net, params, game)
+        p = jnp.exp(log_p)
+        out["regret"] = (R.max(-1) - (p * R).sum(-1)).mean()
+        out["exact_kl"] = (p * (log_p - everything(net, ref, game)[0])).sum(-1).mean()
+    return out

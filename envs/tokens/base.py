@@ -127,6 +127,11 @@ class Task:
         solution = state.data
         return (state.tokens[self.P :] == solution).all().astype(jnp.float32)
 
+    def beats(self, one: State, other: State) -> jax.Array:
+        """How often who is asked prefers a completion to another of its prompt: by the rewards, as
+        Bradley and Terry have it, a point more being as good as sure (0.98)."""
+        return jax.nn.sigmoid(4.0 * (self.score(one) - self.score(other)))
+
     # ---- what follows from that
 
     @property

@@ -41,13 +41,13 @@ from jaxrl import rollout
 from jaxrl.completions import (
     Group,
     LanguageModel,
-    attempts,
+    beginning,
     decode,
-    everything,
+    examination,
     judge,
     learned,
     model,
-    pass_at,
+    next_token,
     task,
     whole,
 )
@@ -60,9 +60,6 @@ from jaxrl.shuffle import shuffle
 from jaxrl.surrogate import k1, k3, sequence_mean, token_mean
 from jaxrl.transformer import Transformer
 from jaxrl.types import Key, Params
-
-EXAMINED, PASS_AT = 128, 16  # prompts of an examination, and completions of each
-SOME = 8  # of these, for another pass@k
 
 
 @hyper
@@ -95,13 +92,13 @@ class Tokens:
 
     @classmethod
     def for_env(cls, kind: str) -> Any:
-        """The defaults for a class of environments: the same for all."""
-        return cls()
+        """The defaults for a class of environments: the same for all, but for a table's steps."""
+        return cls(**PRESETS.get(kind, {}))
 
     @staticmethod
     def network_for(kind: str) -> LanguageModel:
         """`hidden`: the transformer's layers, all of one width."""
-        return LanguageModel(hidden=(64, 64))
+        return LanguageModel(hidden=(64, 64), table=kind == "preference")
 
     @classmethod
     def smallest(cls) -> dict[str, dict]:
@@ -125,6 +122,9 @@ class Tokens:
         if (n := self.prompts // self.minibatches) % self.accumulate:
             return f"accumulate: {self.accumulate} does not divide a minibatch of {n} prompts"
         return ""
+
+
+PRESETS: dict[str, dict[str, Any]] = dict(preference=dict(lr=0.05))
 
 
 class State(struct.PyTreeNode):
@@ -298,8 +298,7 @@ def tokens(
 
     def init(key, hp, world):
         key, k_net, k_track = jax.random.split(key, 3)
-        fresh = net.init(k_net, jnp.zeros((1, 1), jnp.int32))
-        params = {**fresh, **(rollout.known(world, "start") or {})}
+        params = beginning(net, k_net, world)
         part = learned(params)
         sampler = () if hp.stale == 1 else part
         s = State(params, adam(hp).init(part), part, sampler, (), key)
@@ -414,31 +413,10 @@ def tokens(
         return s.replace(table=table), said | dict(kl_ref=kl) | stats | seen
 
     def act(s, obs, memory, key, hp):
-        logits, _, _ = net.read(s.params, obs["tokens"])
-        logits = jnp.take_along_axis(logits, obs["at"][:, None, None], 1)[:, 0] / hp.temperature
-        if key is not None:
-            logits += jax.random.gumbel(key, logits.shape)
-        return logits.argmax(-1), memory
+        return next_token(net, s.params, obs, key, hp.temperature), memory
 
     def examine(s, key, hp, world):
-        """On prompts that are held out: how much is solved by the mode, by samples, by the best of
-        some, and by samples at the best of some temperatures. Of a countable task also what is
-        lacking of the best reward, and the KL to the reference, both exact."""
-        game = task(world).examined()
-        each, greedy = attempts(net, s.params, game, key, EXAMINED, PASS_AT)
-        out = {
-            "sampled": each[-1].mean(),
-            "greedy": greedy.mean(),
-            f"pass_at_{SOME}": pass_at(SOME, each[-1]).mean(),
-            f"pass_at_{PASS_AT}": each[-1].any(-1).mean(),
-            "tempered": each.mean((1, 2)).max(),
-        }
-        if game.COUNTABLE:
-            log_p, R = everything(net, s.params, game)
-            p, ref = jnp.exp(log_p), everything(net, whole(s.params, s.ref), game)[0]
-            out["regret"] = (R.max(-1) - (p * R).sum(-1)).mean()
-            out["exact_kl"] = (p * (log_p - ref)).sum(-1).mean()
-        return out
+        return examination(net, s.params, whole(s.params, s.ref), world, key)
 
     def trace(s, key, hp, world):
         """An iteration's completions with their advantages, as it would learn from them."""

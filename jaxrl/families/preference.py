@@ -1,0 +1,561 @@
+"""The preference family: sets of responses to a prompt, and somebody says which is better.
+
+    algo = preference(world, network, loss, draw=("policy", "policy"), ...)
+
+An iteration takes sets of K responses (K = 2: pairs), asks for their order, and makes `updates`
+gradient steps on
+
+    L(θ) = E over sets [loss(w, b, hp)]
+
+    draw     who each response is from: "policy", as the iteration begins; "ref"; "data", what fixed
+             sets are from; or (Logs, hp) -> log-probabilities up to a constant, such as a mixture:
+             of whole responses where they can be counted, else of each next token
+    versus   who `b.win` says how often one wins against; the set's others, if unsaid
+    fixed    one lot of sets for the whole run, from "data", in place of one an iteration
+    choose   (scores [B, candidates], key, hp) -> [B, K], which of a set's candidates are kept
+    refs     (State, t, hp) -> the reference of iteration t; it does not move, if unsaid
+    again    the iteration is done twice from its beginning, the second time with "policy" what the
+             first ended with (extragradient, mirror prox)
+    loss     (Said, Sets, hp) -> [B]. The preferred one of a pair is first
+
+Who is asked is the task's `beats`, which need not come from rewards (`envs/preference.py`).
+`b.score` is the gold reward; with `reward_pairs` a model of it, which is first fitted to so many
+pairs of "data" and then also answers in the oracle's place. With `sets` = 0 the loss is the
+expected one, of infinitely many pairs: every pair there is, weighed by how likely it is, and both
+answers.
+
+Metrics: `loss`, `grad_norm`; `chosen` and `rejected`, log π - log π_ref of a set's first and last;
+`labels`, the comparisons that were asked for so far. Where responses can be counted, exactly, of
+the policy that the iteration ends with: `episode_return`, E_π[gold]; `kl_ref` to what the run began
+with; `objective`, J_β; `regret`, what that lacks of its most; `tv`, the total variation to
+`optimum`, the largest over prompts. Where pairs can be counted too: `gap`, the duality gap of the
+game at β; `gap_average`, that of the mean of all policies so far; `gap_plain` and
+`gap_average_plain`, the same at β = 0.
+"""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxrl import preferences as exact
+from jaxrl.completions import (
+    Group,
+    LanguageModel,
+    beginning,
+    counted,
+    decode,
+    examination,
+    judge,
+    learned,
+    model,
+    next_token,
+    replay,
+    task,
+    whole,
+)
+from jaxrl.core import Algo
+from jaxrl.errors import InputError
+from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.optim import adam, norm
+from jaxrl.policies import Network
+from jaxrl.rewards import RewardModel, fit, predicted
+from jaxrl.rollout import known
+from jaxrl.types import Key, Params
+
+MANY = 2**17  # responses that are gone through in every iteration
+
+
+@hyper
+class Preference:
+    """What every method of the family needs. An iteration is `updates` gradient steps."""
+
+    STARTS = True  # a run begins with its task's start, if it has one
+    RUN = dict(steps=2_000, eval_episodes=512)
+    CHECK = dict(  # what a claim is tested on, where its paper says nothing else
+        on={"preference/gibbs": 2_000},
+        tune={"lr": [0.01, 0.03, 0.1]},
+        by="last objective",
+        seeds=10,
+    )
+    lr: float | Linear = arg(0.03, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
+    max_grad_norm: float = arg(jnp.inf, "clip the gradient's global norm; inf: off", "(0, inf]")
+    beta: float = arg(0.5, "β, weight of the KL to the reference", "[0, inf)")
+    sets: int = arg(1024, "sets, fixed or of each iteration; 0: all pairs, weighed", "[0, inf)")
+    responses: int = arg(2, "K, of a set", "[2, inf)")
+    candidates: int = arg(2, "drawn for each set, where some are chosen", "[2, inf)")
+    minibatch: int = arg(256, "sets of a gradient step", "[1, inf)")
+    updates: int = arg(10, "gradient steps an iteration", "[1, inf)")
+    opponents: int = arg(1, "responses that each of a set's is compared with, if `versus`", "[1, inf)")
+    remember: int = arg(1, "iterations whose sets are learned from, where not fixed", "[1, inf)")
+    reward_pairs: int = arg(0, "that a reward model is fitted to; 0: the gold reward", "[0, inf)")
+    reward_models: int = arg(1, "in its ensemble, whose mean it is", "[1, inf)")
+    horizon: float = arg(1.0, "iterations of the whole run: set by it, for schedules", "[1, inf)")
+
+    @classmethod
+    def for_env(cls, kind: str) -> Any:
+        """The defaults for a class of environments: a table's, or a transformer's."""
+        small = {} if kind == "preference" else dict(lr=1e-3, max_grad_norm=1.0)
+        return cls(**small)
+
+    @staticmethod
+    def network_for(kind: str) -> LanguageModel:
+        """A table where all responses can be counted, else a transformer of `hidden` layers."""
+        return LanguageModel(hidden=(64, 64), table=kind == "preference")
+
+    @classmethod
+    def smallest(cls) -> dict[str, dict]:
+        """The smallest problem that moves every part, for the battery, as a config.toml has it."""
+        return dict(
+            run=dict(env="preference/gibbs"),
+            env_params=dict(prompts=2, size=3, length=2),
+            network=dict(hidden=(8,)),
+            hyper=dict(sets=16, minibatch=8, updates=2, max_grad_norm=1.0),
+        )
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Gradient steps that one iteration takes."""
+        return self.updates
+
+    def problem(self) -> str:
+        """What is wrong between fields, in one line; "" if nothing is."""
+        if self.sets == 0 and (self.responses, self.remember) != (2, 1):
+            return "sets: 0 takes all pairs, so that responses is 2 and remember 1"
+        if self.candidates < self.responses:
+            return f"candidates: {self.candidates} are fewer than responses = {self.responses}"
+        return ""
+
+
+class Sets(struct.PyTreeNode):
+    """Sets of K responses [B, K, ...], those of a pair with the preferred one first."""
+
+    number: jax.Array  # [B] of the prompt
+    tokens: jax.Array  # [B, K, P + L]
+    mask: jax.Array  # [B, K, L] 1 where the policy chose
+    gold: jax.Array  # [B, K] the reward
+    score: jax.Array  # [B, K] the same, or what its model says
+    win: jax.Array  # [B, K] how often each is preferred
+    drawn: jax.Array  # [B, K] 0, 1, ...: which draw each one was
+    sampler: jax.Array  # [B, K] log-probabilities under who drew them
+    weight: jax.Array  # [B] of a sum over sets
+
+
+class Said(NamedTuple):
+    """What is said of sets: log-probabilities of responses [B, K]."""
+
+    policy: jax.Array
+    ref: jax.Array
+    old: jax.Array  # the policy as the iteration began
+    each: Any = None  # the same of each token [B, K, L]
+
+    @property
+    def log_ratio(self) -> jax.Array:
+        """log π - log π_ref [B, K]."""
+        return self.policy - self.ref
+
+
+class Logs(NamedTuple):
+    """What a `draw` may mix: log-probabilities of all responses [X, N], or of next tokens."""
+
+    policy: jax.Array
+    ref: jax.Array
+    data: Any = None  # these and
+    score: Any = None  # rewards, of all responses only
+
+
+class Known(NamedTuple):
+    """What is known of responses that can be counted, of which an `optimum` is made."""
+
+    ref: jax.Array  # [X, N] log-probabilities
+    data: jax.Array  # [X, N] likewise
+    score: jax.Array  # [X, N]
+    gold: jax.Array  # [X, N]
+    P: Any  # [X, N, N]; () where pairs are too many
+
+
+class State(struct.PyTreeNode):
+    params: Params
+    opt: Any  # of the part that learns, as are the next two
+    ref: Params
+    first: Params  # what the run began with
+    sets: Any  # that are fixed, or remembered
+    reward: Any  # parameters of a model
+    average: Any  # the mean of all policies so far [X, N]
+    optimum: Any  # [X, N]
+    labels: jax.Array
+    key: Key
+
+
+def margin(x: jax.Array) -> jax.Array:
+    """What the first of a pair has more than the second: [B, 2] -> [B]."""
+    return x[:, 0] - x[:, 1]
+
+
+def gibbs(k: Known, hp: Any) -> jax.Array:
+    """π_ref exp(r / β), the optimum of J."""
+    return exact.gibbs(k.ref, k.score, hp.beta)
+
+
+def nash(k: Known, hp: Any) -> jax.Array:
+    """The equilibrium of the game at β."""
+    return exact.nash(k.P, k.ref, hp.beta)
+
+
+# ---- sets ------------------------------------------------------------------------------------
+
+
+class Mixed(NamedTuple):
+    """Two models that write together: each next token by `mix` of what both say."""
+
+    net: Any
+    mix: Callable[[Logs], jax.Array]
+
+    def empty(self, B, T):
+        return self.net.empty(B, T), self.net.empty(B, T)
+
+    def read(self, params, tokens, cache, begin):
+        said = [self.net.read(p, tokens, c, begin) for p, c in zip(params, cache)]
+        logs = Logs(*(jax.nn.log_softmax(x[0]) for x in said))
+        return self.mix(logs), said[0][1], tuple(x[2] for x in said)
+
+
+def spoken(who: Any, logs: Logs, hp: Any) -> jax.Array:
+    """Log-probabilities of who draws, up to a constant."""
+    return getattr(logs, who) if isinstance(who, str) else who(logs, hp)
+
+
+def at_rows(x: jax.Array, at: jax.Array) -> jax.Array:
+    """[B, M, ...] at [B, K]: [B, K, ...]."""
+    return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), 1)
+
+
+def turned(b: Sets) -> Sets:
+    """Pairs the other way round."""
+    each = ("tokens", "mask", "gold", "score", "win", "drawn", "sampler")
+    return b.replace(**{k: getattr(b, k)[:, ::-1] for k in each})
+
+
+def pairs(x: jax.Array) -> jax.Array:
+    """What is known of all responses [X, N, ...], of all pairs of them [X N N, 2, ...]."""
+    X, N = x.shape[:2]
+    wide = X, N, N, *x.shape[2:]
+    both = jnp.broadcast_to(x[:, :, None], wide), jnp.broadcast_to(x[:, None], wide)
+    return jnp.stack(both, 3).reshape(X * N * N, 2, *x.shape[2:])
+
+
+# ---- the builder -----------------------------------------------------------------------------
+
+
+def preference(
+    world: Any,
+    network: Network,
+    loss: Callable,
+    *,
+    draw: tuple = ("policy", "policy"),
+    versus: Any = None,
+    fixed: bool = False,
+    choose: Callable | None = None,
+    refs: Callable | None = None,
+    again: bool = False,
+    optimiser: Callable = adam,
+    optimum: Callable | None = gibbs,
+) -> Algo:
+    """An algorithm from what its paper says of sets of responses; the seams as they stand above.
+
+    Args:
+      optimiser: (hp, t) -> an optax transformation.
+      optimum: (Known, hp) -> log-probabilities [X, N] of what the method should come to; None
+        where it is not known.
+    """
+    net, game = model(world, network), task(world)
+    few = game.COUNTABLE and game.prompts * game.vocabulary**game.L <= MANY
+    dense = hasattr(game, "preferences") and not isinstance(game.preferences, tuple)
+    optimum = optimum if few and (dense or optimum is not nash) else None
+    rewarder = RewardModel(game.vocabulary)
+    draw = ("data", "data") if fixed else draw
+
+    # ---- what is said of responses
+
+    def of_tokens(params, tokens, mask):
+        """Log-probabilities of each token [..., L] of windows [..., P + L]."""
+        rows, chosen = tokens.reshape(-1, game.window), mask.reshape(-1, game.L)
+        none = jnp.zeros_like(chosen)
+        b = Group(none[:, 0], rows, chosen, none, none, none[:, 0])
+        return (judge(net, params, b, 1.0).log_prob * chosen).reshape(mask.shape)
+
+    def of_all(params, world):
+        """The same of all responses there are [X, N, L]."""
+        b = counted(task(world))
+        shape = game.prompts, -1, game.L
+        return of_tokens(params, b.tokens, b.mask).reshape(shape)
+
+    def states(world, number, tokens):
+        """The task's states after responses [..., P + L] to prompts [...]."""
+        flat = number.ravel(), tokens.reshape(-1, game.window)[:, game.P :]
+        state = replay(task(world), *flat)[0]
+        return jax.tree.map(lambda x: x.reshape(*number.shape, *x.shape[1:]), state)
+
+    def scored(reward, tokens, gold):
+        """What the model of rewards says; the gold, where there is none."""
+        return gold if reward == () else predicted(rewarder, reward, tokens).mean(0)
+
+    def known_of(params, reward, world):
+        """All that is known, with a reference."""
+        here, b = task(world), counted(task(world))
+        gold = jax.vmap(known(world, "score"))(states(world, b.number, b.tokens))
+        table = lambda x: x.reshape(game.prompts, -1)
+        gold, score = table(gold), table(scored(reward, b.tokens, gold))
+        ref = of_all(params, world).sum(-1)
+        data = jnp.log(here.cover) if hasattr(here, "cover") else ref
+        P = here.preferences if dense else ()
+        if dense and reward != ():
+            P = jax.nn.sigmoid(score[:, :, None] - score[:, None])
+        return Known(ref, data, score, gold, P)
+
+    def all_logs(s, policy, world):
+        """What any `draw` may mix, and the rest that is known."""
+        k = known_of(whole(s.params, s.ref), s.reward, world)
+        return Logs(of_all(policy, world).sum(-1), k.ref, k.data, k.score), k
+
+    # ---- sets
+
+    def write(s, policy, who, number, key, hp, world):
+        """Responses [B, K, P + L] by who they are from, in that order, with their masks and what
+        was said of them [B, K]."""
+        B, here = len(number), task(world)
+        if few:
+            logs = all_logs(s, policy, world)[0]
+            rows = counted(here).tokens.reshape(here.prompts, -1, here.window)
+            said = jnp.stack([exact.normalised(spoken(w, logs, hp)) for w in who], 1)[number]
+            at = jax.random.categorical(key, said)
+            tokens = jnp.take_along_axis(rows[number], at[..., None], 1)
+            log_p = jnp.take_along_axis(said, at[..., None], -1)[..., 0]
+            return tokens, jnp.ones((*at.shape, here.L)), log_p
+
+        models = dict(policy=policy, ref=whole(s.params, s.ref))
+        models["data"] = models["ref"]
+
+        def by(w, n, key):
+            if isinstance(w, str):
+                x = decode(net, models[w], here, number, key, group=n)
+            else:
+                both = Mixed(net, lambda logs: w(logs, hp))
+                x = decode(both, (policy, models["ref"]), here, number, key, group=n)  # type: ignore
+            cut = lambda y: y.reshape(B, n, *y.shape[1:])
+            return cut(x.state.tokens), cut(x.mask), cut(x.log_prob.sum(-1))
+
+        counts = {w: who.count(w) for w in who}
+        parts = [
+            by(w, n, k) for (w, n), k in zip(counts.items(), jax.random.split(key, len(counts)))
+        ]
+        return tuple(jnp.concatenate(x, 1) for x in zip(*parts))
+
+    def ask(world, reward, number, tokens, score, key):
+        """Who wins of all pairs of a set [B, M, M]: 1 where the first does."""
+        M = tokens.shape[1]
+        if reward == ():
+            state = states(world, jnp.repeat(number[:, None], M, 1), tokens)
+            beats = known(world, "beats")
+            chance = jax.vmap(lambda s: jax.vmap(lambda a: jax.vmap(lambda b: beats(a, b))(s))(s))(
+                state
+            )
+        else:
+            chance = jax.nn.sigmoid(score[:, :, None] - score[:, None])
+        won = (jax.random.uniform(key, chance.shape) < chance).astype(jnp.float32)
+        above = jnp.triu(jnp.ones((M, M)), 1)
+        return above * won + above.T * (1 - won.swapaxes(1, 2))
+
+    def ordered(s, policy, key, hp, world, who, K):
+        """`sets` sets, the ones that win more often first."""
+        k_number, k_write, k_choose, k_ask = jax.random.split(key, 4)
+        number = jax.random.randint(k_number, (hp.sets,), 0, task(world).count)
+        many = hp.candidates if choose else K
+        others = (versus,) * hp.opponents if versus else ()
+        who = (*who, *(who[-1],) * (many - len(who)))[:many] + others
+        tokens, mask, sampler = write(s, policy, who, number, k_write, hp, world)
+        gold = jax.vmap(jax.vmap(known(world, "score")))(
+            states(world, jnp.repeat(number[:, None], len(who), 1), tokens)
+        )
+        score = scored(s.reward, tokens, gold)
+        drawn = jnp.broadcast_to(jnp.arange(len(who)), gold.shape)
+        rows = tokens, mask, gold, score, drawn, sampler
+        if choose:
+            at = choose(score[:, :many], k_choose, hp)
+            opponents = jnp.broadcast_to(jnp.arange(many, len(who)), (hp.sets, len(others)))
+            at = jnp.concatenate([at, opponents], 1)
+            rows = tuple(at_rows(x, at) for x in rows)
+        won = ask(world, s.reward, number, rows[0], rows[3], k_ask)
+        among, against = won[:, :K, :K], won[:, :K, K:] if versus else won[:, :K, :K]
+        win = against.sum(-1) / (hp.opponents if versus else K - 1)
+        order = jnp.argsort(-among.sum(-1), 1, stable=True)
+        tokens, mask, gold, score, drawn, sampler = (at_rows(x[:, :K], order) for x in rows)
+        weight = jnp.full(hp.sets, 1 / hp.sets)
+        win = at_rows(win, order)
+        return Sets(number, tokens, mask, gold, score, win, drawn, sampler, weight)
+
+    def asked(hp, K):
+        """Comparisons of one lot of sets."""
+        return hp.sets * (K * (K - 1) / 2 + (K * hp.opponents if versus else 0))
+
+    # ---- learning
+
+    def among_samples(s, b, key, t, hp):
+        """What `updates` steps learn from [updates, ...]: sets, what the reference and the policy
+        say of them, and a function (params, x, hp) -> the loss of one."""
+        size = min(hp.minibatch, hp.sets)
+        there = hp.sets if fixed else hp.sets * jnp.minimum(t + 1, hp.remember)
+        at = jax.random.randint(key, (hp.updates, size), 0, there)
+        b = jax.tree.map(lambda x: x[at], b).replace(weight=jnp.full(at.shape, 1 / size))
+        said = lambda params: of_tokens(params, b.tokens, b.mask)
+
+        def total(params, x):
+            b, ref, old = x
+            each = Said(of_tokens(params, b.tokens, b.mask), ref, old)
+            w = Said(*(y.sum(-1) for y in each[:3]), each)
+            return (b.weight * loss(w, b, hp)).sum(), w
+
+        return (b, said(whole(s.params, s.ref)), said(s.params)), total
+
+    def among_all(s, policy, hp, world):
+        """The same of all pairs, in each of the steps."""
+        logs, k = all_logs(s, policy, world)
+        one, two = (exact.normalised(spoken(w, logs, hp)) for w in (draw[0], draw[-1]))
+        third = exact.normalised(spoken(versus or draw[-1], logs, hp))
+        X, N = k.ref.shape
+        b = counted(task(world))
+        rows = lambda x: pairs(x.reshape(X, N, *x.shape[1:]))
+        weight = jnp.exp(one[:, :, None] + two[:, None]).reshape(-1) / X
+        chance = k.P.reshape(-1)
+        sampler = jnp.stack([pairs(one)[:, 0], pairs(two)[:, 1]], 1)
+        b = Sets(
+            number=jnp.repeat(jnp.arange(X), N * N),
+            tokens=rows(b.tokens),
+            mask=rows(b.mask),
+            gold=pairs(k.gold),
+            score=pairs(k.score),
+            win=pairs(exact.win_rate(k.P, third)),
+            drawn=jnp.broadcast_to(jnp.arange(2), (X * N * N, 2)),
+            sampler=sampler,
+            weight=weight,
+        )
+        ref, old = of_all(whole(s.params, s.ref), world), of_all(s.params, world)
+
+        def total(params, x):
+            tokens = of_all(params, world), ref, old
+            each = Said(*map(pairs, tokens))
+            w = Said(*(pairs(y.sum(-1)) for y in tokens), each)
+            over = Said(*(y[:, ::-1] for y in w[:3]), Said(*(y[:, ::-1] for y in each[:3])))
+            both = chance * loss(w, b, hp) + (1 - chance) * loss(over, turned(b), hp)
+            return (b.weight * both).sum(), w
+
+        return jnp.zeros(hp.updates), total
+
+    def learn(s, policy, key, t, hp, world):
+        """The iteration's steps: (params, opt, sets, stats). The responses of "policy" are its."""
+        k_sets, k_steps = jax.random.split(key)
+        sets = s.sets
+        if hp.sets == 0:
+            xs, total = among_all(s, policy, hp, world)
+        else:
+            if not fixed:
+                new = ordered(s, policy, k_sets, hp, world, draw, hp.responses)
+                start = (t % hp.remember) * hp.sets
+                put = lambda all_, x: jax.lax.dynamic_update_slice_in_dim(all_, x, start, 0)
+                sets = jax.tree.map(put, sets, new)
+            xs, total = among_samples(s, sets, k_steps, t, hp)
+
+        def one(carry, x):
+            part, opt = carry
+            of = lambda part: total(whole(s.params, part), x)
+            (value, w), grads = jax.value_and_grad(of, has_aux=True)(part)
+            updates, opt = optimiser(hp, t).update(grads, opt, part)
+            ends = dict(chosen=w.log_ratio[:, 0].mean(), rejected=w.log_ratio[:, -1].mean())
+            stats = dict(loss=value, grad_norm=norm(grads)) | (ends if hp.sets else {})
+            return (optax.apply_updates(part, updates), opt), stats
+
+        (part, opt), stats = jax.lax.scan(one, (learned(s.params), s.opt), xs)
+        return whole(s.params, part), opt, sets, jax.tree.map(jnp.mean, stats)
+
+    # ---- the algorithm
+
+    def init(key, hp, world):
+        key, k_net, k_reward, k_fit, k_sets = jax.random.split(key, 5)
+        params = beginning(net, k_net, world)
+        part = learned(params)
+        none = jnp.float32(0)
+        s = State(params, optimiser(hp, 0).init(part), part, part, (), (), (), (), none, key)
+        if hp.reward_pairs:
+            own = hp.replace(sets=hp.reward_pairs)
+            data = ("data", "data")
+            b = ordered(s, params, k_reward, own, world, data, 2)
+            reward = fit(rewarder, k_fit, b.tokens, hp.reward_models)
+            s = s.replace(reward=reward, labels=none + hp.reward_pairs)
+        if hp.sets and fixed:
+            b = ordered(s, params, k_sets, hp, world, draw, hp.responses)
+            s = s.replace(sets=b, labels=s.labels + asked(hp, hp.responses))
+        elif hp.sets:
+            make = lambda: ordered(s, params, k_sets, hp, world, draw, hp.responses)
+            empty = lambda x: jnp.zeros((hp.remember * x.shape[0], *x.shape[1:]), x.dtype)
+            s = s.replace(sets=jax.tree.map(empty, jax.eval_shape(make)))
+        elif not dense:
+            raise InputError(f"sets: 0 takes all pairs of responses, too many in {world.name}")
+        if not few:
+            return s
+        k = known_of(params, s.reward, world)
+        s = s.replace(average=jnp.zeros_like(k.ref))
+        return s.replace(optimum=optimum(k, hp)) if optimum else s
+
+    def step(s, t, hp, world):
+        key, k_one, k_two = jax.random.split(s.key, 3)
+        if refs:
+            s = s.replace(ref=refs(s, t, hp))
+        params, opt, sets, stats = learn(s, s.params, k_one, t, hp, world)
+        if again:
+            params, opt, sets, stats = learn(s, params, k_two, t, hp, world)
+        labels = s.labels
+        if hp.sets and not fixed:
+            labels += asked(hp, hp.responses) * (1 + again)
+        s = s.replace(params=params, opt=opt, sets=sets, key=key, labels=labels)
+        if not few:
+            gold = jnp.float32(jnp.nan) if fixed else sets.gold[: hp.sets].mean()
+            count = 0 if fixed else sets.gold[: hp.sets].size
+            now = dict(episode_return=gold, episodes=jnp.float32(count))
+        else:
+            s, now = exactly(s, t, hp, world)
+        return s, now | stats | dict(labels=labels)
+
+    def exactly(s, t, hp, world):
+        """The state with its mean policy, and what is exact of the policy."""
+        k = known_of(whole(s.params, s.first), s.reward, world)
+        p = of_all(s.params, world).sum(-1)
+        average = s.average + (jnp.exp(p) - s.average) / (t + 1)
+        most = exact.objective(exact.gibbs(k.ref, k.gold, hp.beta), k.ref, k.gold, hp.beta)
+        J = exact.objective(p, k.ref, k.gold, hp.beta)
+        now = dict(
+            episode_return=exact.expected(p, k.gold).mean(),
+            episodes=jnp.float32(p.size),
+            kl_ref=exact.kl(p, k.ref).mean(),
+            entropy=-exact.expected(p, p).mean(),
+            objective=J.mean(),
+            regret=(most - J).mean(),
+        )
+        if optimum:
+            now["tv"] = exact.total_variation(p, s.optimum).max()
+        if dense:
+            mean = jnp.log(jnp.maximum(average, 1e-30))
+            P = task(world).preferences
+            for name, beta in dict(gap=hp.beta, gap_plain=0.0).items():
+                of = lambda log_p: exact.duality_gap(log_p, P, k.ref, beta).mean()
+                now |= {name: of(p), name.replace("gap", "gap_average"): of(mean)}
+        return s.replace(average=average), now
+
+    def act(s, obs, memory, key, hp):
+        return next_token(net, s.params, obs, key), memory
+
+    def examine(s, key, hp, world):
+        return examination(net, s.params, whole(s.params, s.first), world, key)
+
+    return Algo(init, step, act, examine=examine)
