@@ -185,10 +185,9 @@ def make(name: str, **params: Any) -> Responses:
         tables = table(rng, X, V**L, said["tilt"], said["coverage"], rewards.mean(0))
     floats = {k: jnp.asarray(v, jnp.float32) for k, v in (what | tables).items()}
     numbers = dict(sharp=jnp.float32(said["sharp"]), noise=jnp.float32(said["noise"]))
-    task = Responses(
-        *(name, jnp.arange(X), jnp.int32(0), jnp.int32(X), X, jnp.float32(1.0)),
-        **dict(size=V, length=L) | floats | numbers,
-    )
+    order = jnp.arange(X), jnp.int32(0), jnp.int32(X), X, jnp.float32(1.0)
+    arrays: dict[str, Any] = floats | numbers
+    task = Responses(name, *order, size=V, length=L, **arrays)
     if V**L > DENSE:
         return task
     x, i, j = jnp.meshgrid(jnp.arange(X), *[jnp.arange(V**L)] * 2, indexing="ij")

@@ -96,7 +96,7 @@ def model(world: Any, network: Network) -> Any:
 
 
 def beginning(net: Any, key: Key, world: Any) -> Params:
-    """The parameters that a run begins with: the world's `start`, a table's reference, or chance."""
+    """The parameters that a run begins with: the world's start, a table's reference, or chance."""
     fresh = net.init(key, jnp.zeros((1, 1), jnp.int32))
     if isinstance(net, Tree):
         reference = known(world, "reference")

@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxrl.networks import MLP
@@ -42,7 +41,7 @@ def fit(net: RewardModel, key: Key, pairs: jax.Array, models: int = 1) -> Params
     adamw = optax.adamw(LR, weight_decay=DECAY)
 
     def loss(params, pair):
-        r = net.apply(params, pair.reshape(-1, pair.shape[-1])).reshape(-1, 2)  # type: ignore
+        r = predicted(net, jax.tree.map(lambda x: x[None], params), pair)[0]
         return bradley_terry(r[:, 0], r[:, 1]).mean()
 
     def step(carry, key):

@@ -32,6 +32,7 @@ with; `objective`, J_β; `regret`, what that lacks of its most; `tv`, the total 
 game at β; `gap_average`, that of the mean of all policies so far; `gap_plain` and
 `gap_average_plain`, the same at β = 0.
 """
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,7 +89,9 @@ class Preference:
     candidates: int = arg(2, "drawn for each set, where some are chosen", "[2, inf)")
     minibatch: int = arg(256, "sets of a gradient step", "[1, inf)")
     updates: int = arg(10, "gradient steps an iteration", "[1, inf)")
-    opponents: int = arg(1, "responses that each of a set's is compared with, if `versus`", "[1, inf)")
+    opponents: int = arg(
+        1, "responses that each of a set's is compared with, if `versus`", "[1, inf)"
+    )
     remember: int = arg(1, "iterations whose sets are learned from, where not fixed", "[1, inf)")
     reward_pairs: int = arg(0, "that a reward model is fitted to; 0: the gold reward", "[0, inf)")
     reward_models: int = arg(1, "in its ensemble, whose mean it is", "[1, inf)")
@@ -97,8 +100,7 @@ class Preference:
     @classmethod
     def for_env(cls, kind: str) -> Any:
         """The defaults for a class of environments: a table's, or a transformer's."""
-        small = {} if kind == "preference" else dict(lr=1e-3, max_grad_norm=1.0)
-        return cls(**small)
+        return cls() if kind == "preference" else cls(lr=1e-3, max_grad_norm=1.0)
 
     @staticmethod
     def network_for(kind: str) -> LanguageModel:
@@ -359,9 +361,8 @@ def preference(
         if reward == ():
             state = states(world, jnp.repeat(number[:, None], M, 1), tokens)
             beats = known(world, "beats")
-            chance = jax.vmap(lambda s: jax.vmap(lambda a: jax.vmap(lambda b: beats(a, b))(s))(s))(
-                state
-            )
+            among = lambda s: jax.vmap(lambda a: jax.vmap(lambda b: beats(a, b))(s))(s)
+            chance = jax.vmap(among)(state)
         else:
             chance = jax.nn.sigmoid(score[:, :, None] - score[:, None])
         won = (jax.random.uniform(key, chance.shape) < chance).astype(jnp.float32)
@@ -547,9 +548,9 @@ def preference(
         if dense:
             mean = jnp.log(jnp.maximum(average, 1e-30))
             P = task(world).preferences
-            for name, beta in dict(gap=hp.beta, gap_plain=0.0).items():
-                of = lambda log_p: exact.duality_gap(log_p, P, k.ref, beta).mean()
-                now |= {name: of(p), name.replace("gap", "gap_average"): of(mean)}
+            gap = lambda log_p, beta: exact.duality_gap(log_p, P, k.ref, beta).mean()
+            now |= dict(gap=gap(p, hp.beta), gap_plain=gap(p, 0.0))
+            now |= dict(gap_average=gap(mean, hp.beta), gap_average_plain=gap(mean, 0.0))
         return s.replace(average=average), now
 
     def act(s, obs, memory, key, hp):

@@ -15,7 +15,8 @@ are named there is its parent. An arm may name another `paper`, `hyper` and `net
 `tune` of its own with as many points; `hyper` and `network` beside `on` are every arm's. Each arm's
 point is chosen on each environment by the mean of `by` (the final return, or a metric as below,
 with a minus where less is better) over seeds that are used for nothing else (from 1000), and its
-runs are reported on fresh ones (from 0). The grid is one vmapped program.
+runs are reported on fresh ones (from 0). The grid is one vmapped program. `env_params` are of all
+the environments.
 
 A statement is `[max|mean|last|final] METRIC [of ARM] < or > ARM-or-NUMBER [+ or - MARGIN] [on
 ENV]`, of the paper itself where no arm is named. METRIC is `final_return` (by the mode, complete
@@ -65,7 +66,7 @@ from jaxrl.run.stats import difference, finite, improvement, iqm
 
 SEEDS, FIRST_TUNING_SEED = 16, 1000
 QUICK = dict(seeds=4, steps=20)  # a look: so many seeds, one in so many steps
-KEYS = ("on", "hyper", "network", "tune", "by", "arms", "seeds", "says")
+KEYS = ("on", "env_params", "hyper", "network", "tune", "by", "arms", "seeds", "says")
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 RETURNS = ("final_return", "episode_return", "eval_return")
 REDUCE = {
@@ -115,6 +116,7 @@ class Claim(NamedTuple):
     says: list[Statement]
     by: str = "final_return"  # what an arm's point is chosen by; less is better after a minus
     seeds: int = SEEDS
+    env_params: dict = {}
 
 
 def read(slug: str) -> Claim:
@@ -151,7 +153,8 @@ def read(slug: str) -> Claim:
         raise InputError(
             f"claim: {own}: by: {by!r} is not final_return or [-]max|mean|last|final METRIC"
         )
-    return Claim(own, paper, on, arms, says, by, int(check.get("seeds", SEEDS)))
+    seeds, params = int(check.get("seeds", SEEDS)), values(check.get("env_params", {}))
+    return Claim(own, paper, on, arms, says, by, seeds, params)
 
 
 def statement(slug: str, text: str, envs: tuple[str, ...], arms: dict[str, Arm]) -> Statement:
@@ -403,7 +406,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
             budget = max(steps // QUICK["steps"], 20_000) if quick else steps
             asked |= {"final_return", claim.by.removeprefix("-")}
             get = measure if quick else once
-            got = get(arm, env, min(budget, steps), seeds, asked, claim.by)
+            got = get(arm, env, min(budget, steps), seeds, asked, claim.by, claim.env_params)
             got["scores"] = {k: v for k, v in got["scores"].items() if k in asked}
             done.setdefault(env, {})[name] = got
             shown = iqm(np.array(got["scores"]["final_return"], float))

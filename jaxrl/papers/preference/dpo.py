@@ -6,8 +6,9 @@ no other (eq. 7):
 
     L = -E[log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x))]
 
-No reward model and no samples: a classification of fixed pairs. Equation 7 and that log-probabilities
-are summed over tokens were read in the authors' code; the numbers of the others are from memory.
+No reward model and no samples: a classification of fixed pairs. Equation 7, and that its
+log-probabilities are sums over tokens, were read in the authors' code; the numbers of the others
+are from memory.
 """
 
 import jax
