@@ -362,8 +362,9 @@ def examination(
     net: Transformer, params: Params, ref: Params, world: Any, key: Key
 ) -> dict[str, jax.Array]:
     """On prompts that are held out: how much is solved by the mode, by samples, by the best of
-    some, and by samples at the best of some temperatures. Of a countable task also what is
-    lacking of the best reward, and the KL to the reference, both exact."""
+    some, and by samples at the best of some temperatures. Of a countable task also the expected
+    reward, what that lacks of the best, the KL to the reference, and how much of the policy is on
+    what is in no pair of "data", all exact."""
     game = task(world).examined()
     each, greedy = attempts(net, params, game, key, EXAMINED, PASS_AT)
     out = {
@@ -376,6 +377,9 @@ def examination(
     if game.COUNTABLE:
         log_p, R = everything(net, params, game)
         p = jnp.exp(log_p)
-        out["regret"] = (R.max(-1) - (p * R).sum(-1)).mean()
+        out["expected"] = (p * R).sum(-1).mean()
+        out["regret"] = R.max(-1).mean() - out["expected"]
         out["exact_kl"] = (p * (log_p - everything(net, ref, game)[0])).sum(-1).mean()
+        if hasattr(game, "cover"):
+            out["uncovered"] = jnp.where(game.cover > 0, 0.0, p).sum(-1).mean()
     return out

@@ -2,17 +2,21 @@
 
     L(r) = -E[log σ(r(x, y_w) - r(x, y_l))]
 
-A model is a perceptron over a window's tokens; several are fitted at once, each to the same pairs
-in an order of its own from parameters of its own (`rm_ensembles`: Coste et al. 2023, 2310.02743).
+A model is a perceptron over a window's tokens; several are fitted at once, from parameters of their
+own and with pairs in an order of their own (Coste et al. 2023, arXiv 2310.02743). What is learned
+is fixed up to a constant for each prompt, which no preference tells.
 """
 
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
+from jaxrl.completions import counted, decode, replay, task
 from jaxrl.networks import MLP
+from jaxrl.rollout import known
 from jaxrl.types import Key, Params
 
 LR, STEPS, BATCH, DECAY = 3e-3, 500, 128, 1e-2  # of a fit
@@ -30,6 +34,11 @@ class RewardModel(nn.Module):
         x = MLP((self.width,) * 2, "relu")(x)
         return nn.Dense(1)(x)[..., 0]
 
+    def rewards(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """Of windows [..., W]: [...]."""
+        out: Any = self.apply(params, tokens.reshape(-1, tokens.shape[-1]))
+        return out.reshape(tokens.shape[:-1])
+
 
 def bradley_terry(better: jax.Array, worse: jax.Array) -> jax.Array:
     """-log σ of the difference."""
@@ -41,8 +50,7 @@ def fit(net: RewardModel, key: Key, pairs: jax.Array, models: int = 1) -> Params
     adamw = optax.adamw(LR, weight_decay=DECAY)
 
     def loss(params, pair):
-        r = predicted(net, jax.tree.map(lambda x: x[None], params), pair)[0]
-        return bradley_terry(r[:, 0], r[:, 1]).mean()
+        return bradley_terry(*net.rewards(params, pair).T).mean()
 
     def step(carry, key):
         params, opt = carry
@@ -60,7 +68,54 @@ def fit(net: RewardModel, key: Key, pairs: jax.Array, models: int = 1) -> Params
 
 
 def predicted(net: RewardModel, params: Any, tokens: jax.Array) -> jax.Array:
-    """Rewards [models, ...] of windows [..., W]."""
-    rows = tokens.reshape(-1, tokens.shape[-1])
-    each = jax.vmap(lambda p: net.apply(p, rows))(params)  # type: ignore
-    return each.reshape(-1, *tokens.shape[:-1])
+    """What an ensemble says of windows [..., W]: its mean [...]."""
+    return jax.vmap(net.rewards, (0, None))(params, tokens).mean(0)
+
+
+# ---- where the pairs are from ----------------------------------------------------------------
+
+
+def states(game: Any, number: jax.Array, tokens: jax.Array) -> Any:
+    """The task's states after windows [..., P + L] of prompts [...]."""
+    state = replay(game, number.ravel(), tokens.reshape(-1, game.window)[:, game.P :])[0]
+    return jax.tree.map(lambda x: x.reshape(*number.shape, *x.shape[1:]), state)
+
+
+def outcomes(beats: Any, state: Any, key: Key) -> jax.Array:
+    """Who wins of all pairs of M [B, M] states [B, M, M]: 1 where the first does, as the oracle has
+    it, asked once for each pair."""
+    among = lambda s: jax.vmap(lambda a: jax.vmap(lambda b: beats(a, b))(s))(s)
+    return drawn(jax.vmap(among)(state), key)
+
+
+def drawn(chance: jax.Array, key: Key) -> jax.Array:
+    """Answers [B, M, M] from how often the first is preferred; each pair's two agree."""
+    won = (jax.random.uniform(key, chance.shape) < chance).astype(jnp.float32)
+    above = jnp.triu(jnp.ones(chance.shape[1:]), 1)
+    return above * won + above.T * (1 - won.swapaxes(1, 2))
+
+
+def labelled(net: Any, params: Params, world: Any, key: Key, n: int) -> jax.Array:
+    """n pairs [n, 2, P + L] of "data", the preferred first: from a task's `cover`, if it has one,
+    else written by a model."""
+    game = task(world)
+    k_number, k_write, k_ask = jax.random.split(key, 3)
+    number = jax.random.randint(k_number, (n,), 0, game.count)
+    cover = getattr(game, "cover", None)
+    if cover is None:
+        x = decode(net, params, game, number, k_write, group=2)
+        tokens = x.state.tokens.reshape(n, 2, -1)
+    else:
+        rows = counted(game).tokens.reshape(*cover.shape, -1)
+        at = jax.random.categorical(k_write, jnp.log(cover)[number][:, None].repeat(2, 1))
+        tokens = jnp.take_along_axis(rows[number], at[..., None], 1)
+    both = jnp.repeat(number[:, None], 2, 1)
+    won = outcomes(known(world, "beats"), states(game, both, tokens), k_ask)[:, 0, 1]
+    return jnp.where(won[:, None, None] > 0, tokens, tokens[:, ::-1])
+
+
+def modelled(net: Any, params: Params, world: Any, key: Key, pairs: int, models: int) -> Params:
+    """An ensemble fitted to so many pairs of "data"."""
+    k_pairs, k_fit = jax.random.split(key)
+    rewarder = RewardModel(task(world).vocabulary)
+    return fit(rewarder, k_fit, labelled(net, params, world, k_pairs, pairs), models)

@@ -220,6 +220,7 @@ def test_grpo_learns_the_countable_task_and_says_how_well():
         "pass_at_8",
         "pass_at_16",
         "tempered",
+        "expected",
         "regret",
         "exact_kl",
     }

@@ -53,7 +53,6 @@ from jaxrl.completions import (
     learned,
     model,
     next_token,
-    replay,
     task,
     whole,
 )
@@ -62,7 +61,7 @@ from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
-from jaxrl.rewards import RewardModel, fit, predicted
+from jaxrl.rewards import RewardModel, drawn, modelled, outcomes, predicted, states
 from jaxrl.rollout import known
 from jaxrl.types import Key, Params
 
@@ -86,7 +85,7 @@ class Preference:
     beta: float = arg(0.5, "β, weight of the KL to the reference", "[0, inf)")
     sets: int = arg(1024, "sets, fixed or of each iteration; 0: all pairs, weighed", "[0, inf)")
     responses: int = arg(2, "K, of a set", "[2, inf)")
-    candidates: int = arg(2, "drawn for each set, where some are chosen", "[2, inf)")
+    candidates: int = arg(0, "drawn for each set, if some are chosen; 0: no more", "[0, inf)")
     minibatch: int = arg(256, "sets of a gradient step", "[1, inf)")
     updates: int = arg(10, "gradient steps an iteration", "[1, inf)")
     opponents: int = arg(
@@ -126,7 +125,7 @@ class Preference:
         """What is wrong between fields, in one line; "" if nothing is."""
         if self.sets == 0 and (self.responses, self.remember) != (2, 1):
             return "sets: 0 takes all pairs, so that responses is 2 and remember 1"
-        if self.candidates < self.responses:
+        if 0 < self.candidates < self.responses:
             return f"candidates: {self.candidates} are fewer than responses = {self.responses}"
         return ""
 
@@ -294,20 +293,14 @@ def preference(
         shape = game.prompts, -1, game.L
         return of_tokens(params, b.tokens, b.mask).reshape(shape)
 
-    def states(world, number, tokens):
-        """The task's states after responses [..., P + L] to prompts [...]."""
-        flat = number.ravel(), tokens.reshape(-1, game.window)[:, game.P :]
-        state = replay(task(world), *flat)[0]
-        return jax.tree.map(lambda x: x.reshape(*number.shape, *x.shape[1:]), state)
-
     def scored(reward, tokens, gold):
         """What the model of rewards says; the gold, where there is none."""
-        return gold if reward == () else predicted(rewarder, reward, tokens).mean(0)
+        return gold if reward == () else predicted(rewarder, reward, tokens)
 
     def known_of(params, reward, world):
         """All that is known, with a reference."""
         here, b = task(world), counted(task(world))
-        gold = jax.vmap(known(world, "score"))(states(world, b.number, b.tokens))
+        gold = jax.vmap(known(world, "score"))(states(here, b.number, b.tokens))
         table = lambda x: x.reshape(game.prompts, -1)
         gold, score = table(gold), table(scored(reward, b.tokens, gold))
         ref = of_all(params, world).sum(-1)
@@ -357,32 +350,24 @@ def preference(
 
     def ask(world, reward, number, tokens, score, key):
         """Who wins of all pairs of a set [B, M, M]: 1 where the first does."""
-        M = tokens.shape[1]
-        if reward == ():
-            state = states(world, jnp.repeat(number[:, None], M, 1), tokens)
-            beats = known(world, "beats")
-            among = lambda s: jax.vmap(lambda a: jax.vmap(lambda b: beats(a, b))(s))(s)
-            chance = jax.vmap(among)(state)
-        else:
-            chance = jax.nn.sigmoid(score[:, :, None] - score[:, None])
-        won = (jax.random.uniform(key, chance.shape) < chance).astype(jnp.float32)
-        above = jnp.triu(jnp.ones((M, M)), 1)
-        return above * won + above.T * (1 - won.swapaxes(1, 2))
+        if reward != ():
+            return drawn(jax.nn.sigmoid(score[:, :, None] - score[:, None]), key)
+        many = jnp.repeat(number[:, None], tokens.shape[1], 1)
+        return outcomes(known(world, "beats"), states(task(world), many, tokens), key)
 
     def ordered(s, policy, key, hp, world, who, K):
         """`sets` sets, the ones that win more often first."""
         k_number, k_write, k_choose, k_ask = jax.random.split(key, 4)
         number = jax.random.randint(k_number, (hp.sets,), 0, task(world).count)
-        many = hp.candidates if choose else K
+        many = max(hp.candidates, K) if choose else K
         others = (versus,) * hp.opponents if versus else ()
         who = (*who, *(who[-1],) * (many - len(who)))[:many] + others
         tokens, mask, sampler = write(s, policy, who, number, k_write, hp, world)
-        gold = jax.vmap(jax.vmap(known(world, "score")))(
-            states(world, jnp.repeat(number[:, None], len(who), 1), tokens)
-        )
+        every = states(task(world), jnp.repeat(number[:, None], len(who), 1), tokens)
+        gold = jax.vmap(jax.vmap(known(world, "score")))(every)
         score = scored(s.reward, tokens, gold)
-        drawn = jnp.broadcast_to(jnp.arange(len(who)), gold.shape)
-        rows = tokens, mask, gold, score, drawn, sampler
+        place = jnp.broadcast_to(jnp.arange(len(who)), gold.shape)
+        rows = tokens, mask, gold, score, place, sampler
         if choose:
             at = choose(score[:, :many], k_choose, hp)
             opponents = jnp.broadcast_to(jnp.arange(many, len(who)), (hp.sets, len(others)))
@@ -392,10 +377,10 @@ def preference(
         among, against = won[:, :K, :K], won[:, :K, K:] if versus else won[:, :K, :K]
         win = against.sum(-1) / (hp.opponents if versus else K - 1)
         order = jnp.argsort(-among.sum(-1), 1, stable=True)
-        tokens, mask, gold, score, drawn, sampler = (at_rows(x[:, :K], order) for x in rows)
+        tokens, mask, gold, score, place, sampler = (at_rows(x[:, :K], order) for x in rows)
         weight = jnp.full(hp.sets, 1 / hp.sets)
         win = at_rows(win, order)
-        return Sets(number, tokens, mask, gold, score, win, drawn, sampler, weight)
+        return Sets(number, tokens, mask, gold, score, win, place, sampler, weight)
 
     def asked(hp, K):
         """Comparisons of one lot of sets."""
@@ -483,16 +468,14 @@ def preference(
     # ---- the algorithm
 
     def init(key, hp, world):
-        key, k_net, k_reward, k_fit, k_sets = jax.random.split(key, 5)
+        key, k_net, k_reward, k_sets = jax.random.split(key, 4)
         params = beginning(net, k_net, world)
         part = learned(params)
         none = jnp.float32(0)
         s = State(params, optimiser(hp, 0).init(part), part, part, (), (), (), (), none, key)
         if hp.reward_pairs:
-            own = hp.replace(sets=hp.reward_pairs)
-            data = ("data", "data")
-            b = ordered(s, params, k_reward, own, world, data, 2)
-            reward = fit(rewarder, k_fit, b.tokens, hp.reward_models)
+            many = hp.reward_pairs, hp.reward_models
+            reward = modelled(net, params, world, k_reward, *many)
             s = s.replace(reward=reward, labels=none + hp.reward_pairs)
         if hp.sets and fixed:
             b = ordered(s, params, k_sets, hp, world, draw, hp.responses)

@@ -13,6 +13,9 @@ against each other and learns from their tokens:
     surrogate  (View, b, hp) -> [M, L], per token, as on_policy's are per sample: the same
                functions; or [M], of completions, which count the same. Groups are whole in the M
     weigh      mask [M, L] -> how much each token counts: how losses are aggregated
+    reward_pairs  of the hyperparameters: a model of rewards is fitted to so many pairs first
+               (`jaxrl/rewards.py`), which then says what completions are worth; 0: the verifier
+    refs       (State, t, hp) -> the reference of iteration t; it does not move, if unsaid
     track      a Part that owns a table of prompts, a tree of arrays [prompts, ...]; `b.seen` has
                the rows of those that were sampled, as they were before. It sees what was learned
     resume     (table, hp, task) -> tokens [B, L], how many of them each row has already, and after
@@ -23,7 +26,8 @@ The policy is the model at `temperature`, in sampling as in learning. `old` is w
 sampled: with `stale` > 1 the sampler is up to so many iterations behind. A frozen reference is what
 training began with: the world's `start`, if it has one (`jaxrl pretrain`), or chance.
 
-`episode_return` is the mean reward of the sampled completions. Other metrics: `response_length`;
+`episode_return` is the mean reward of the sampled completions, by the verifier, and `proxy` what a
+model of rewards says of them. Other metrics: `response_length`;
 `entropy` of tokens; `kl_ref` to the reference (k3; of an eighth of the rows where the method needs
 none); `clip_fraction`; shares `solve_none` and `solve_all` of groups, `pass_at_group`; `off_wish`,
 where prompts ask for a length.
@@ -56,6 +60,7 @@ from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
 from jaxrl.returns import group_advantage
+from jaxrl.rewards import RewardModel, modelled, predicted
 from jaxrl.shuffle import shuffle
 from jaxrl.surrogate import k1, k3, sequence_mean, token_mean
 from jaxrl.transformer import Transformer
@@ -134,6 +139,7 @@ class State(struct.PyTreeNode):
     sampler: Any  # () where it is the policy itself
     table: Any  # of `track`
     key: Key
+    reward: Any = ()  # parameters of a model, where there is one
 
 
 # ---- the seams' defaults ---------------------------------------------------------------------
@@ -276,6 +282,7 @@ def tokens(
     reference: bool = False,
     critic: bool = False,
     greedy: bool = False,
+    refs: Callable | None = None,
 ) -> Algo:
     """An algorithm from what its paper says of completions and their tokens.
 
@@ -292,16 +299,22 @@ def tokens(
       reference: whether `advantage` or `surrogate` read `b.ref`.
       critic: whether the value head learns, `hp.vf_coef` its weight.
       greedy: whether `b.baseline` is wanted.
+      refs: (State, t, hp) -> what the reference is from now on.
     """
     net = model(world, network)
+    rewarder = RewardModel(task(world).vocabulary)
     reference = reference or penalty is not None
 
     def init(key, hp, world):
         key, k_net, k_track = jax.random.split(key, 3)
         params = beginning(net, k_net, world)
+        reward = ()
+        if pairs := getattr(hp, "reward_pairs", 0):
+            k_reward = jax.random.fold_in(k_track, 1)
+            reward = modelled(net, params, world, k_reward, pairs, hp.reward_models)
         part = learned(params)
         sampler = () if hp.stale == 1 else part
-        s = State(params, adam(hp).init(part), part, sampler, (), key)
+        s = State(params, adam(hp).init(part), part, sampler, (), key, reward)
         return s.replace(table=track.init(k_track, s, hp, world))
 
     def sample(params, s, key, hp, world):
@@ -313,7 +326,8 @@ def tokens(
             *given, until = resume(s.table, hp, game)
             prefix = tuple(given)
         x = decode(net, params, game, numbers, k_decode, hp.temperature, hp.group, prefix, until)
-        b = Group(x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, score(x.state))
+        gold = score(x.state)
+        b = Group(x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, gold)
         if resume is None:
             b = b.replace(seen=jax.tree.map(lambda x: x[b.number], s.table))
         else:
@@ -325,6 +339,9 @@ def tokens(
             mode = decode(net, params, game, numbers, None)
             b = b.replace(baseline=jnp.repeat(score(mode.state), hp.group))
         said = told(b, hp)  # of all, kept or not
+        if s.reward != ():
+            b = b.replace(reward=predicted(rewarder, s.reward, b.tokens))
+            said["proxy"] = b.reward.mean()
         if keep is None:
             return b, said
         kept = keep(b, hp)
@@ -405,6 +422,8 @@ def tokens(
         if hp.stale > 1:
             s = s.replace(sampler=rollout.choose(t % hp.stale == 0, learned(s.params), s.sampler))
         writer = whole(s.params, s.sampler) if hp.stale > 1 else s.params
+        if refs:
+            s = s.replace(ref=refs(s, t, hp))
         b, said = sample(writer, s, k_sample, hp, world)
         b, kl = weighed(s, b, hp)
         params, opt, stats = update(s.params, s.opt, b, k_update, t, hp)

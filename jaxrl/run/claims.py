@@ -11,12 +11,12 @@
 
 What is unsaid is as `CHECK` of the hyperparameters' class has it, if it has one.
 The paper itself, with the defaults of the environment's class, is the first arm; where no others
-are named there is its parent. An arm may name another `paper`, `hyper` and `network` values, and a
-`tune` of its own with as many points; `hyper` and `network` beside `on` are every arm's. Each arm's
-point is chosen on each environment by the mean of `by` (the final return, or a metric as below,
-with a minus where less is better) over seeds that are used for nothing else (from 1000), and its
-runs are reported on fresh ones (from 0). The grid is one vmapped program. `env_params` are of all
-the environments.
+are named there is its parent. An arm may name another `paper`, `hyper` and `network` values, a
+`tune` of its own with as many points, and `steps`, where its family counts something else; `hyper`,
+`network` and `env_params` beside `on` are every arm's. Each arm's point is chosen on each
+environment by the mean of `by` (the final return, or a metric as below, with a minus where less is
+better) over seeds that are used for nothing else (from 1000), and its runs are reported on fresh
+ones (from 0). The grid is one vmapped program.
 
 A statement is `[max|mean|last|final] METRIC [of ARM] < or > ARM-or-NUMBER [+ or - MARGIN] [on
 ENV]`, of the paper itself where no arm is named. METRIC is `final_return` (by the mode, complete
@@ -104,6 +104,7 @@ class Arm(NamedTuple):
     hyper: dict
     network: dict
     tune: dict
+    steps: int = 0  # where they are not the environment's
 
 
 class Claim(NamedTuple):
@@ -138,6 +139,7 @@ def read(slug: str) -> Claim:
             values(check.get("hyper", {}) | said.get("hyper", {})),
             values(check.get("network", {}) | said.get("network", {})),
             {k: [jobs.from_toml(k, x) for x in v] for k, v in said.get("tune", tune).items()},
+            int(said.get("steps", 0)),
         )
 
     tune = check.get("tune", {})
@@ -403,10 +405,11 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
     for env, steps in claim.on.items():
         for name, arm in claim.arms.items():
             asked = {s.metric for s in claim.says if name in (s.of, s.against)}
-            budget = max(steps // QUICK["steps"], 20_000) if quick else steps
+            own = arm.steps or steps
+            budget = max(own // QUICK["steps"], 20_000) if quick else own
             asked |= {"final_return", claim.by.removeprefix("-")}
             get = measure if quick else once
-            got = get(arm, env, min(budget, steps), seeds, asked, claim.by, claim.env_params)
+            got = get(arm, env, min(budget, own), seeds, asked, claim.by, claim.env_params)
             got["scores"] = {k: v for k, v in got["scores"].items() if k in asked}
             done.setdefault(env, {})[name] = got
             shown = iqm(np.array(got["scores"]["final_return"], float))
