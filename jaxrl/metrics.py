@@ -27,6 +27,20 @@ COMPLETIONS = {
     "pass_at_group": "share of prompts of which one at least is",
 }
 
+PREFERENCES = {
+    "chosen": "log π - log π_ref of the preferred of a set; often falls, and `rejected` more so",
+    "rejected": "the same of the last",
+    "labels": "comparisons that were asked for so far",
+    "proxy": "what the model of rewards says of what was sampled; `episode_return` is the gold",
+    "objective": "E_π[r] - β KL(π || π_ref), exactly",
+    "regret": "what the objective lacks of its most",
+    "tv": "total variation to what the method should come to, the largest over prompts",
+    "gap": "duality gap of the game with the KL; 0: nothing beats the policy",
+    "gap_average": "that of the mean of all policies so far",
+    "gap_plain": "the gap without the KL",
+    "gap_average_plain": "of the mean, without it",
+}
+
 
 def explain() -> str:
     """The table as text."""
@@ -34,8 +48,9 @@ def explain() -> str:
         ("Progress is these, higher is better:", PROGRESS),
         ("The rest diagnoses:", DIAGNOSTIC),
         ("Of language models also:", COMPLETIONS),
+        ("Of preferences also:", PREFERENCES),
     ]
-    width = max(map(len, PROGRESS | DIAGNOSTIC | COMPLETIONS))
+    width = max(map(len, PROGRESS | DIAGNOSTIC | COMPLETIONS | PREFERENCES))
     return "\n".join(
         f"{head}\n" + "\n".join(f"  {k:<{width}}  {v}" for k, v in table.items())
         for head, table in rows
