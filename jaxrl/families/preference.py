@@ -9,9 +9,10 @@ gradient steps on
 
     draw     who each response is from: "policy", as the iteration begins; "ref"; "data", what fixed
              sets are from; or (Logs, hp) -> log-probabilities up to a constant, such as a mixture:
-             of whole responses where they can be counted, else of each next token
+             of whole responses where they can be counted, else of each next token. If unsaid
+             "data" where sets are fixed, else "policy"
     versus   who `b.win` says how often one wins against; the set's others, if unsaid
-    fixed    one lot of sets for the whole run, from "data", in place of one an iteration
+    fixed    one lot of sets for the whole run, in place of one an iteration
     choose   (scores [B, candidates], key, hp) -> [B, K], which of a set's candidates are kept
     refs     (State, t, hp) -> the reference of iteration t; it does not move, if unsaid
     again    the iteration is done twice from its beginning, the second time with "policy" what the
@@ -256,7 +257,7 @@ def preference(
     network: Network,
     loss: Callable,
     *,
-    draw: tuple = ("policy", "policy"),
+    draw: tuple = (),
     versus: Any = None,
     fixed: bool = False,
     choose: Callable | None = None,
@@ -277,7 +278,7 @@ def preference(
     dense = hasattr(game, "preferences") and not isinstance(game.preferences, tuple)
     optimum = optimum if few and (dense or optimum is not nash) else None
     rewarder = RewardModel(game.vocabulary)
-    draw = ("data", "data") if fixed else draw
+    draw = draw or (("data", "data") if fixed else ("policy", "policy"))
 
     # ---- what is said of responses
 
