@@ -9,9 +9,10 @@ gradient steps on
 
     draw     who each response is from: "policy", as the iteration begins; "ref"; "data", what fixed
              sets are from; or (Logs, hp) -> log-probabilities up to a constant, such as a mixture:
-             of whole responses where they can be counted, else of each next token
+             of whole responses where they can be counted, else of each next token. If unsaid
+             "data" where sets are fixed, else "policy"
     versus   who `b.win` says how often one wins against; the set's others, if unsaid
-    fixed    one lot of sets for the whole run, from "data", in place of one an iteration
+    fixed    one lot of sets for the whole run, in place of one an iteration
     choose   (scores [B, candidates], key, hp) -> [B, K], which of a set's candidates are kept
     refs     (State, t, hp) -> the reference of iteration t; it does not move, if unsaid
     again    the iteration is done twice from its beginning, the second time with "policy" what the
@@ -151,6 +152,7 @@ class Said(NamedTuple):
     ref: jax.Array
     old: jax.Array  # the policy as the iteration began
     each: Any = None  # the same of each token [B, K, L]
+    squares: Any = None  # Σ_v π(v|x, y_<t)² [B, K, L]; not computed where nobody reads them
 
     @property
     def log_ratio(self) -> jax.Array:
@@ -255,7 +257,7 @@ def preference(
     network: Network,
     loss: Callable,
     *,
-    draw: tuple = ("policy", "policy"),
+    draw: tuple = (),
     versus: Any = None,
     fixed: bool = False,
     choose: Callable | None = None,
@@ -276,22 +278,29 @@ def preference(
     dense = hasattr(game, "preferences") and not isinstance(game.preferences, tuple)
     optimum = optimum if few and (dense or optimum is not nash) else None
     rewarder = RewardModel(game.vocabulary)
-    draw = ("data", "data") if fixed else draw
+    draw = draw or (("data", "data") if fixed else ("policy", "policy"))
 
     # ---- what is said of responses
 
     def of_tokens(params, tokens, mask):
-        """Log-probabilities of each token [..., L] of windows [..., P + L]."""
+        """Of windows [..., P + L]: log-probabilities of each token, and the sums of the squares of
+        what it was chosen from [..., L]."""
         rows, chosen = tokens.reshape(-1, game.window), mask.reshape(-1, game.L)
         none = jnp.zeros_like(chosen)
         b = Group(none[:, 0], rows, chosen, none, none, none[:, 0])
-        return (judge(net, params, b, 1.0).log_prob * chosen).reshape(mask.shape)
+        w = judge(net, params, b, 1.0)
+        squares = jnp.square(jax.nn.softmax(w.logits)).sum(-1)
+        return (w.log_prob * chosen).reshape(mask.shape), squares.reshape(mask.shape)
 
-    def of_all(params, world):
+    def both_of_all(params, world):
         """The same of all responses there are [X, N, L]."""
         b = counted(task(world))
         shape = game.prompts, -1, game.L
-        return of_tokens(params, b.tokens, b.mask).reshape(shape)
+        return tuple(x.reshape(shape) for x in of_tokens(params, b.tokens, b.mask))
+
+    def of_all(params, world):
+        """Log-probabilities alone."""
+        return both_of_all(params, world)[0]
 
     def scored(reward, tokens, gold):
         """What the model of rewards says; the gold, where there is none."""
@@ -395,12 +404,13 @@ def preference(
         there = hp.sets if fixed else hp.sets * jnp.minimum(t + 1, hp.remember)
         at = jax.random.randint(key, (hp.updates, size), 0, there)
         b = jax.tree.map(lambda x: x[at], b).replace(weight=jnp.full(at.shape, 1 / size))
-        said = lambda params: of_tokens(params, b.tokens, b.mask)
+        said = lambda params: of_tokens(params, b.tokens, b.mask)[0]
 
         def total(params, x):
             b, ref, old = x
-            each = Said(of_tokens(params, b.tokens, b.mask), ref, old)
-            w = Said(*(y.sum(-1) for y in each[:3]), each)
+            log_p, squares = of_tokens(params, b.tokens, b.mask)
+            each = Said(log_p, ref, old)
+            w = Said(*(y.sum(-1) for y in each[:3]), each, squares)
             return (b.weight * loss(w, b, hp)).sum(), w
 
         return (b, said(whole(s.params, s.ref)), said(s.params)), total
@@ -430,10 +440,11 @@ def preference(
         ref, old = of_all(whole(s.params, s.ref), world), of_all(s.params, world)
 
         def total(params, x):
-            tokens = of_all(params, world), ref, old
+            log_p, squares = both_of_all(params, world)
+            tokens = log_p, ref, old
             each = Said(*map(pairs, tokens))
-            w = Said(*(pairs(y.sum(-1)) for y in tokens), each)
-            over = Said(*(y[:, ::-1] for y in w[:3]), Said(*(y[:, ::-1] for y in each[:3])))
+            w = Said(*(pairs(y.sum(-1)) for y in tokens), each, pairs(squares))
+            over = jax.tree.map(lambda y: y[:, ::-1], w)
             both = chance * loss(w, b, hp) + (1 - chance) * loss(over, turned(b), hp)
             return (b.weight * both).sum(), w
 
