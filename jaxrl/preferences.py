@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 SOLVED = 4000  # steps in which `nash` is solved
+LEAST = 1e-6  # β that is as good as none
 
 
 def normalised(logits: jax.Array) -> jax.Array:
@@ -37,8 +38,8 @@ def total_variation(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 
 
 def gibbs(ref: jax.Array, r: jax.Array, beta: Any) -> jax.Array:
-    """log π* of π* ∝ π_ref exp(r / β)."""
-    return normalised(ref + r / beta)
+    """log π* of π* ∝ π_ref exp(r / β); at β = 0 all is on the best."""
+    return normalised(ref + r / jnp.maximum(beta, LEAST))
 
 
 def objective(log_p: jax.Array, ref: jax.Array, r: jax.Array, beta: Any) -> jax.Array:
@@ -57,8 +58,8 @@ def duality_gap(log_p: jax.Array, P: jax.Array, ref: jax.Array, beta: Any) -> ja
     The best answer is Gibbs', so that max_π' [E_π'[w] - β KL(π' || π_ref)] = β log E_ref[exp(w/β)].
     """
     w = win_rate(P, log_p)
-    b = jnp.maximum(beta, 1e-6)
-    best = jnp.where(beta > 1e-6, b * jax.nn.logsumexp(ref + w / b, -1), w.max(-1))
+    b = jnp.maximum(beta, LEAST)
+    best = jnp.where(beta > LEAST, b * jax.nn.logsumexp(ref + w / b, -1), w.max(-1))
     return 2 * (best + beta * kl(log_p, ref)) - 1
 
 
