@@ -20,7 +20,16 @@ def adam(hp: Any, t: Any = 0) -> optax.GradientTransformation:
 
     It sees one vector of all parameters: one kernel to compile and to run, not one for each leaf.
     """
-    step = optax.adam(at(hp.lr, t, hp), eps=1e-5)
+    return clipped(hp, optax.adam(at(hp.lr, t, hp), eps=1e-5))
+
+
+def sgd(hp: Any, t: Any = 0) -> optax.GradientTransformation:
+    """Plain gradient descent, of which theory speaks, otherwise as `adam`."""
+    return clipped(hp, optax.sgd(at(hp.lr, t, hp)))
+
+
+def clipped(hp: Any, step: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A step after clipping, on one vector."""
     return optax.flatten(optax.chain(optax.clip_by_global_norm(hp.max_grad_norm), step))
 
 

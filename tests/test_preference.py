@@ -153,7 +153,7 @@ def test_responses_are_from_who_is_said_to_draw_them():
 
 
 def test_the_expected_loss_is_the_mean_of_sampled_ones():
-    """The gradient of `sets` = 0, and of very many sampled pairs; of a loss that sees all of a set."""
+    """The gradients of `sets` = 0 and of many sampled pairs, of a loss that sees all of a set."""
 
     def loss(w, b, hp):
         first = w.log_ratio[:, 0] * (b.score[:, 0] + b.win[:, 0]) - 0.3 * w.policy[:, 1]

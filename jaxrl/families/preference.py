@@ -131,6 +131,16 @@ class Preference:
         return ""
 
 
+@hyper
+class Twice(Preference):
+    """Those of a method that does each iteration `again`, which costs as much again."""
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Gradient steps that one iteration takes."""
+        return 2 * self.updates
+
+
 class Sets(struct.PyTreeNode):
     """Sets of K responses [B, K, ...], those of a pair with the preferred one first."""
 
