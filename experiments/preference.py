@@ -191,14 +191,11 @@ def games() -> dict:
 # ---- gold
 
 
+PPO = dict(lr=5e-4, beta=0.0, prompts=32, reward_pairs=2048)
 KINDS = {  # a method, what differs from its defaults, and its iterations
-    "RLHF": ("rlhf", dict(lr=2e-3, beta=0.0, prompts=32, reward_pairs=256), 240),
-    "RLHF, four models": (
-        "rlhf",
-        dict(lr=2e-3, beta=0.0, prompts=32, reward_pairs=256, reward_models=4),
-        240,
-    ),
-    "DPO": ("dpo", dict(lr=1e-3, beta=0.03, sets=256, minibatch=64, updates=10), 120),
+    "RLHF": ("rlhf", PPO, 240),
+    "RLHF, four models": ("rlhf", PPO | dict(reward_models=4), 240),
+    "DPO": ("dpo", dict(lr=5e-4, beta=0.03, sets=2048, minibatch=64, updates=5), 240),
 }
 POINTS, SEEDS = 24, 10
 

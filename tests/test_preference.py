@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import envs
@@ -99,25 +100,16 @@ def test_the_duality_gap_by_trying_all_answers(beta):
 # ---- sets
 
 
-def recorded(draw=("policy", "policy"), world=WORLD, hp=None, **how):
-    """What a loss is shown in one iteration."""
-    seen = []
-
-    def loss(w, b, hp):
-        jax.debug.callback(lambda *x: seen.append(x), w, b)
-        return dpo.loss(w, b, hp)
-
-    algo = preference(world, TABLE, loss, draw=draw, **how)
-    hp = hyper.cast(hp)
-    s = algo.init(jax.random.key(0), hp, world)
-    s, m = algo.step(s, 0, hp, world)
-    jax.effects_barrier()
-    return seen, s, m
+def after_one(hp, draw=()):
+    """The state and the metrics of DPO after an iteration."""
+    algo, hp = preference(WORLD, TABLE, dpo.loss, draw=draw), hyper.cast(hp)
+    run = lambda key: algo.step(algo.init(key, hp, WORLD), jnp.int32(0), hp, WORLD)
+    return jax.jit(run)(jax.random.key(0))
 
 
 def test_the_preferred_one_is_first_as_often_as_the_oracle_has_it():
     hp = Preference(sets=4000, minibatch=4000, updates=1)
-    _, s, _ = recorded(hp=hp)
+    s, _ = after_one(hp)
     at = GAME.number(s.sets.tokens[..., 1:])
     P = np.asarray(GAME.preferences)
     won = np.zeros((2, 9, 9))
@@ -142,7 +134,7 @@ def test_responses_are_from_who_is_said_to_draw_them():
     """Counts of what each draw gave, a mixture among them."""
     mix = lambda logs, hp: 0.5 * logs.policy + 0.5 * logs.score
     hp = Preference(sets=8000, minibatch=8, updates=1)
-    _, s, _ = recorded(draw=("data", mix), hp=hp)
+    s, _ = after_one(hp, ("data", mix))
     at = GAME.number(s.sets.tokens[..., 1:])
     of = lambda which: at[s.sets.drawn == which]
     want = [GAME.cover, jax.nn.softmax(0.5 * GAME.reference + 0.5 * GAME.rewards[0])]
@@ -161,8 +153,6 @@ def test_the_expected_loss_is_the_mean_of_sampled_ones():
 
     def grads(sets):
         hp = Preference(sets=sets, minibatch=max(sets, 1), updates=1, lr=1.0)
-        import optax
-
         sgd = lambda hp, t=0: optax.sgd(1.0)
         draw = ("policy", lambda logs, hp: 0.5 * logs.score)
         algo = preference(WORLD, TABLE, loss, draw=draw, optimiser=sgd, versus="data")
@@ -195,13 +185,12 @@ def test_fixed_sets_stay_and_cost_their_labels_once():
     algo = dpo.make(WORLD, TABLE)
     hp = hyper.cast(dpo.DPO(sets=16, minibatch=8, updates=2))
     s = algo.init(jax.random.key(0), hp, WORLD)
-    t, m = algo.step(s, jnp.int32(0), hp, WORLD)
+    t, m = jax.jit(lambda s: algo.step(s, jnp.int32(0), hp, WORLD))(s)
     assert (t.sets.tokens == s.sets.tokens).all() and m["labels"] == 16
 
 
 def test_the_second_time_begins_where_the_first_did_against_what_it_made():
     """Extragradient: with a loss that pulls the policy to the opponent's win rates."""
-    import optax
 
     def loss(w, b, hp):
         return -(w.policy * b.win).sum(-1)
@@ -228,7 +217,7 @@ def test_the_second_time_begins_where_the_first_did_against_what_it_made():
 
 def test_a_reward_model_answers_in_the_oracles_place():
     hp = Preference(sets=64, minibatch=8, updates=1, reward_pairs=256)
-    _, s, m = recorded(hp=hp)
+    s, m = after_one(hp)
     assert np.abs(s.sets.score - s.sets.gold).max() > 0.01
     assert m["labels"] == 256 + 64
 
@@ -237,9 +226,10 @@ def test_exact_metrics_are_what_they_say():
     algo = dpo.make(WORLD, TABLE)
     hp = hyper.cast(dpo.DPO(sets=0, updates=3))
     s = algo.init(jax.random.key(0), hp, WORLD)
+    step = jax.jit(lambda s, t: algo.step(s, t, hp, WORLD))
     pis = []
     for t in range(3):
-        s, m = algo.step(s, jnp.int32(t), hp, WORLD)
+        s, m = step(s, jnp.int32(t))
         pis.append(np.asarray(jax.nn.softmax(s.params["params"]["table"]), float))
     p, ref, r = pis[-1], np.asarray(GAME.reference, float), np.asarray(GAME.rewards[0], float)
     kl = (p * (np.log(p) - ref)).sum(-1)

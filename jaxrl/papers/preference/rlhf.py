@@ -21,23 +21,26 @@ PAPER = {
     "hyper": "RLHF",
     "parent": "token_ppo",
     "changes": "a model of rewards, fitted to pairs, is in the verifier's place",
-    "claim": "of the same pairs its policy has more gold reward than SFT, less than from the gold",
+    "claim": "of the same pairs its policy has more gold reward than SFT's and no less than DPO's,"
+    " but less than from the gold itself",
     "check": {
-        "on": {"preference/gibbs": 102_400},
-        "tune": {"lr": [0.01, 0.03, 0.1]},
+        "on": {"preference/gold": 51_200},
+        "network": {"table": False, "hidden": [32, 32]},
+        "tune": {"lr": [2.5e-4, 5e-4, 1e-3]},
         "by": "last episode_return",
         "arms": {
-            "sft": {"paper": "sft", "steps": 2000},
+            "sft": {"paper": "sft", "steps": 1000, "hyper": {"sets": 2048}},
+            "dpo": {"paper": "dpo", "steps": 1000, "hyper": {"sets": 2048}},
             "gold": {"paper": "token_ppo"},
         },
-        "says": ["final expected > sft", "final expected < gold"],
+        "says": ["final expected > sft", "final expected > dpo - 0.1", "final expected < gold"],
     },
 }
 
 
 @hyper
 class RLHF(token_ppo.TokenPPO):
-    reward_pairs: int = arg(1024, "that the model is fitted to", "[1, inf)")
+    reward_pairs: int = arg(2048, "that the model is fitted to", "[1, inf)")
     reward_models: int = arg(1, "in its ensemble, whose mean it is", "[1, inf)")
 
     @classmethod
