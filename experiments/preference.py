@@ -197,13 +197,14 @@ KINDS = {  # a method, what differs from its defaults, and its iterations
     "RLHF, four models": ("rlhf", PPO | dict(reward_models=4), 240),
     "DPO": ("dpo", dict(lr=5e-4, beta=0.03, sets=2048, minibatch=64, updates=5), 240),
 }
+SIZE = dict(prompts=16, length=3)
 POINTS, SEEDS = 24, 10
 
 
 def over_optimised(slug: str, changes: dict, iterations: int) -> dict[str, np.ndarray]:
     """Gold and proxy rewards and the KL, all exact, at points of a run [seeds, points]."""
     module, cls = catalogue.load(slug)
-    world = envs.make("preference/gold")
+    world = envs.make("preference/gold", **SIZE)
     network = replace(cls.network_for("tokens"), hidden=(32, 32))
     algo, net, game = module.make(world, network), model(world, network), task(world)
     hp = cast(check(replace(cls.for_env("tokens"), **changes)))
@@ -257,7 +258,7 @@ def gold() -> dict:
         )
         shown = ("kl", "gold", "proxy", "kl_at_peak", "peak_above_both_ends", "peak_ci95")
         print(name, {k: methods[name].get(k) for k in shown}, flush=True)
-    return dict(env="preference/gold", hidden=[32, 32], seeds=SEEDS, methods=methods)
+    return dict(env="preference/gold", env_params=SIZE, hidden=[32, 32], seeds=SEEDS, methods=methods)
 
 
 # ---- pictures
