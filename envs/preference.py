@@ -14,8 +14,8 @@ anew, but for the small ones that are the same everywhere:
     gibbs   rewards are drawn, normal; preferences are those of Bradley and Terry
     game    no rewards, but features: preferences go round in circles
     crowd   three annotators with rewards of their own: no one reward says what they prefer
-    gold    rewards of each token and of each pair of them, and a rest that only each whole response
-            has: a model of rewards can learn the first two from few pairs
+    gold    rewards of each token and of each pair of them, the same for all prompts, and a rest of
+            each response to each prompt: a model of rewards can learn the first from few pairs
     cycle   three responses: a beats b beats c beats a
     sure    three responses in an order that nobody doubts
     gap     three responses, of which one is in no pair
@@ -120,10 +120,10 @@ def crowd(rng: Any, X: int, V: int, L: int, scale: float) -> tuple:
 def gold(rng: Any, X: int, V: int, L: int, scale: float) -> tuple:
     """Of variance `scale`²: a half of the tokens, a quarter of pairs, a quarter of the rest."""
     words = np.stack(np.meshgrid(*[np.arange(V)] * L, indexing="ij"), -1).reshape(-1, L)
-    each, pair = rng.standard_normal((X, L, V)), rng.standard_normal((X, L, L, V, V))
+    each, pair = rng.standard_normal((L, V)), rng.standard_normal((L, L, V, V))
     near = [(t, s) for t in range(L) for s in range(t)]
-    one = sum(each[:, t, words[:, t]] for t in range(L)) / math.sqrt(L)
-    two = sum(pair[:, t, s, words[:, t], words[:, s]] for t, s in near) / math.sqrt(len(near) or 1)
+    one = sum(each[t, words[:, t]] for t in range(L)) / math.sqrt(L)
+    two = sum(pair[t, s, words[:, t], words[:, s]] for t, s in near) / math.sqrt(len(near) or 1)
     rest = rng.standard_normal((X, V**L))
     r = scale * (math.sqrt(0.5) * one + 0.5 * two + 0.5 * rest)
     return r[None], np.zeros((X, V**L, 2))
