@@ -191,12 +191,16 @@ def games() -> dict:
 # ---- gold
 
 
-PPO = dict(lr=5e-4, beta=0.0, prompts=32, reward_pairs=2048)
-KINDS = {  # a method, what differs from its defaults, and its iterations
-    "RLHF": ("rlhf", PPO, 240),
-    "RLHF, four models": ("rlhf", PPO | dict(reward_models=4), 240),
-    "DPO": ("dpo", dict(lr=5e-4, beta=0.03, sets=2048, minibatch=64, updates=5), 240),
+PPO = dict(lr=5e-4, beta=0.0, prompts=32)
+DPO = dict(lr=5e-4, beta=0.03, minibatch=64, updates=5)
+KINDS = {  # a method and what differs from its defaults
+    "RLHF, 256 pairs": ("rlhf", PPO | dict(reward_pairs=256)),
+    "RLHF, 1,024 pairs": ("rlhf", PPO | dict(reward_pairs=1024)),
+    "RLHF, 1,024 pairs, four models": ("rlhf", PPO | dict(reward_pairs=1024, reward_models=4)),
+    "DPO, 256 pairs": ("dpo", DPO | dict(sets=256)),
+    "DPO, 1,024 pairs": ("dpo", DPO | dict(sets=1024)),
 }
+ITERATIONS = 192
 SIZE = dict(prompts=16, length=3)
 POINTS, SEEDS = 24, 10
 
@@ -240,14 +244,14 @@ def over_optimised(slug: str, changes: dict, iterations: int) -> dict[str, np.nd
 
 def gold() -> dict:
     methods = {}
-    for name, (slug, changes, iterations) in KINDS.items():
+    for name, (slug, changes) in KINDS.items():
         began = time.time()
-        x = over_optimised(slug, changes, iterations)
+        x = over_optimised(slug, changes, ITERATIONS)
         peak = x["gold"].max(1) - np.maximum(x["gold"][:, 0], x["gold"][:, -1])
         methods[name] = dict(
             paper=slug,
             changes=changes,
-            iterations=iterations,
+            iterations=ITERATIONS,
             **{k: finite(v.mean(0)) for k, v in x.items()},
             gold_ci95=[interval(v, np.mean) for v in x["gold"].T],
             kl_at_peak=finite(x["kl"].mean(0)[x["gold"].mean(0).argmax()]),
@@ -258,7 +262,9 @@ def gold() -> dict:
         )
         shown = ("kl", "gold", "proxy", "kl_at_peak", "peak_above_both_ends", "peak_ci95")
         print(name, {k: methods[name].get(k) for k in shown}, flush=True)
-    return dict(env="preference/gold", env_params=SIZE, hidden=[32, 32], seeds=SEEDS, methods=methods)
+    return dict(
+        env="preference/gold", env_params=SIZE, hidden=[32, 32], seeds=SEEDS, methods=methods
+    )
 
 
 # ---- pictures

@@ -46,21 +46,14 @@ class TokenPPO(Tokens):
     vf_coef: float = arg(0.5, "weight of the critic's loss", "[0, inf)")
 
 
-def estimated(b, hp):
-    """GAE's advantages, and the critic's targets."""
+def over_tokens(b, hp):
     time_major = lambda x: jnp.moveaxis(x, 1, 0)
     left = jnp.cumsum(b.mask[:, ::-1], 1)[:, ::-1]
     ahead = jnp.roll(b.value, -1, 1)
     over = left <= 1  # the last token that was chosen, and what stands after it
     steps = map(time_major, (token_rewards(b, hp), b.value, ahead, over, over))
     A = time_major(gae(*steps, 1.0, hp.lam)) * b.mask
-    return b.replace(advantage=A, target=A + b.value)
-
-
-def over_tokens(b, hp):
-    """The same, normalised over the batch."""
-    b = estimated(b, hp)
-    return b.replace(advantage=whitened(b.advantage, b.mask))
+    return b.replace(advantage=whitened(A, b.mask), target=A + b.value)
 
 
 def make(world, network=Tokens.network_for("")):

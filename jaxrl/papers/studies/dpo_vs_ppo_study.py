@@ -19,7 +19,7 @@ from jaxrl.families.tokens import Tokens, tokens
 from jaxrl.hyper import arg, hyper
 from jaxrl.papers.on_policy.ppo import clip
 from jaxrl.papers.preference.rlhf import RLHF
-from jaxrl.papers.reasoning.token_ppo import estimated, over_tokens
+from jaxrl.papers.reasoning.token_ppo import over_tokens
 from jaxrl.rollout import choose
 from jaxrl.surrogate import token_mean
 
@@ -65,7 +65,8 @@ class DPOvsPPO(RLHF):
 
 
 def advantages(b, hp):
-    return over_tokens(b, hp) if hp.normalise else estimated(b, hp)
+    b = over_tokens(b, hp)
+    return b if hp.normalise else b.replace(advantage=b.target - b.value)
 
 
 def follow(s, t, hp):
