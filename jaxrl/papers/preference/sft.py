@@ -1,0 +1,38 @@
+"""SFT: supervised fine-tuning on what was preferred. A baseline of "Contrastive Preference
+Learning", Hejna et al. 2023, arXiv 2310.13639.
+
+    L(π) = -E[Σ_t log π(a_t|s_t)],    s_t, a_t of the preferred segment of each pair
+
+after all segments were cloned for `pretrain` of the run. It imitates the better half of the data:
+what was not preferred counts for nothing.
+"""
+
+from jaxrl.families.segments import Segments, segments
+from jaxrl.hyper import hyper
+
+PAPER = {
+    "slug": "sft",
+    "reference": True,
+    "title": "Supervised fine-tuning on preferred segments",
+    "year": 2023,
+    "arxiv": "2310.13639",
+    "chapter": "preference",
+    "hyper": "SFT",
+    "parent": "bc",
+    "changes": "only of preferred segments are actions cloned",
+    "claim": "",
+    "check": {"says": []},
+}
+
+
+@hyper
+class SFT(Segments):
+    """Those of the family."""
+
+
+def loss(w, b, hp):
+    return -w.policy[:, 0]
+
+
+def make(world, network=Segments.network_for("")):
+    return segments(world, network, loss)
