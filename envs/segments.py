@@ -9,12 +9,13 @@ Each is played like any other, and holds `pairs` that were sampled when it was m
 `seed`, so that what is mostly done is not what is best. (In a share of the states they are right by
 chance.) The better a segment the less it is regretted,
 
-    S = Σ_t γ^t A*(s_t, a_t),    P(one is preferred to another) = σ(sharp (S_one - S_other))
+    S = Σ_t γ^t A*(s_t, a_t) / α,    P(one is preferred to another) = σ(sharp (S_one - S_other))
 
 with the advantages A* = α log π* of the soft-optimal policy at temperature `alpha` and discount
-`gamma`, so that what CPL comes to at a temperature of sharp * alpha is π* itself. Each pair is
-shown to `asked` people; with none, what is known of it is the probability. A `sharp` of 1e9 leaves
-no doubt. A segment that ends in a terminal state has no steps after it.
+`gamma`: regret is counted in temperatures, as if rewards were, and what CPL comes to at a
+temperature of `sharp` is π* itself. Each pair is shown to `asked` people; with none, what is known
+of it is the probability. A `sharp` of 1e9 leaves no doubt. A segment that ends in a terminal state
+has no steps after it.
 
 Of the maze A* is exact, by dynamic programming on its tables. Of the pendulum V* is that of a grid
 of angle, velocity and torque (101 x 101 x 15), linear between. Its dynamics are certain, so that
@@ -101,7 +102,7 @@ def maze(rng: Any, gamma: float, alpha: float, slip: float, **limit: int) -> tup
         reached = reached | (reached @ ahead)
     starts = np.flatnonzero(reached & ~end)
     upto = P.cumsum(-1)
-    habit = 2 * rng.standard_normal(r.shape)
+    habit = rng.standard_normal(r.shape)
 
     def step(s, a):
         drawn = rng.random((len(s), 1)) >= upto[s, a]
@@ -188,13 +189,13 @@ def sample(m: Model, rng: Any, n: int, length: int, quality: Any, gamma: float) 
 
 
 TABLE = {
-    "maze": (maze, dict(alpha=0.02, sharp=25.0), dict(slip=0.1)),
-    "pendulum": (pendulum, dict(alpha=1.0, sharp=0.5), {}),
+    "maze": (maze, dict(alpha=0.01), dict(slip=0.1)),
+    "pendulum": (pendulum, dict(alpha=1.0), {}),
 }
 SIZES: dict[str, tuple[int, int, int]] = dict(  # default, least, most
     pairs=(4096, 2, 2**18), length=(16, 1, 1000), asked=(1, 0, 10**6), seed=(0, 0, 2**31 - 1)
 )
-NUMBERS = dict(gamma=0.95, quality=1.0)
+NUMBERS = dict(gamma=0.95, sharp=1.0, quality=1.0)
 RANGES = dict(gamma=(0, 0.99), alpha=(1e-3, 100), sharp=(0, 1e9), quality=(0, 100), slip=(0, 1))
 
 
@@ -211,7 +212,7 @@ def make(name: str, **params: Any) -> Segments:
     rng, gamma, alpha = np.random.default_rng(seed), said["gamma"], said["alpha"]
     world, model = build(rng, gamma, alpha, **{k: said[k] for k in moves}, **limit)
     *steps, score = sample(model, rng, 2 * D, T, said["quality"] / alpha, gamma)
-    score = score.reshape(D, 2)
+    score = score.reshape(D, 2) / alpha
     first = 1 / (1 + np.exp(-np.clip(said["sharp"] * (score[:, 0] - score[:, 1]), -500, 500)))
     if asked:
         first = rng.binomial(asked, first) / asked
