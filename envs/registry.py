@@ -116,6 +116,7 @@ OWN = {  # module of this package: its environments, "<module>/<name>"
         *("turns", "tiny"),
     ),
     "preference": ("gibbs", "game", "crowd", "gold", "cycle", "sure", "gap"),
+    "segments": ("maze", "pendulum"),
 }
 
 # What upstream offers and we do not, and why.
