@@ -30,6 +30,7 @@ COMPLETIONS = {
 PREFERENCES = {
     "chosen": "log π - log π_ref of the preferred of a set; often falls, and `rejected` more so",
     "rejected": "the same of the last",
+    "agree": "how often the preferred segment is the likelier one, step by step",
     "labels": "comparisons that were asked for so far",
     "proxy": "what the model of rewards says of what was sampled; `episode_return` is the gold",
     "objective": "E_π[r] - β KL(π || π_ref), exactly",

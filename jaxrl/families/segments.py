@@ -60,10 +60,12 @@ class Segments:
 
     @classmethod
     def for_env(cls, kind: str) -> Any:
+        """The defaults for a class of environments: the same for all."""
         return cls()
 
     @staticmethod
     def network_for(kind: str) -> Network:
+        """The policy's: a perceptron."""
         return Network()
 
     @classmethod
