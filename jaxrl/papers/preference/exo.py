@@ -32,9 +32,9 @@ PAPER = {
     "claim": "a policy too small to fit all rewards has a higher objective by the reverse KL than "
     "by the forward one, and than by DPO",
     "check": {
-        "env_params": {"prompts": 16},
+        "env_params": {"prompts": 16, "length": 2},
         "network": {"table": False, "hidden": [8, 8]},
-        "hyper": {"responses": 8, "candidates": 8},
+        "hyper": {"responses": 8, "candidates": 8, "minibatch": 64},
         "tune": {"lr": [3e-4, 1e-3, 3e-3]},
         "arms": {
             "forward": {"hyper": {"forward": True}},

@@ -32,8 +32,9 @@ PAPER = {
     "claim": "of the same few pairs from elsewhere a shared network comes to a higher objective "
     "than by DPO",
     "check": {
-        "env_params": {"prompts": 16},
+        "env_params": {"prompts": 16, "length": 2},
         "network": {"table": False, "hidden": [16, 16]},
+        "hyper": {"minibatch": 64},
         "tune": {"lr": [3e-4, 1e-3, 3e-3]},
         "says": ["last objective > dpo"],
     },
