@@ -76,5 +76,5 @@ def follow(s, t, hp):
 
 
 def make(world, network=Tokens.network_for("")):
-    own = dict(reference=True, critic=True, refs=follow)
-    return tokens(world, network, clip, advantages, token_mean, **own)
+    how = world, network, clip, advantages, token_mean
+    return tokens(*how, reference=True, critic=True, refs=follow)
