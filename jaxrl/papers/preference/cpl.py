@@ -1,5 +1,5 @@
 """CPL: Contrastive Preference Learning. Hejna, Rafailov, Sikchi, Finn, Niekum, Knox, Sadigh 2023
-(ICLR 2024), arXiv 2310.13639.
+(ICLR 2024), arXiv 2310.13639, whose first version is titled so ("Prefence").
 
 Who compares two segments prefers what is less regretted, not what is paid more. The regret is by
 the advantages of a soft-optimal policy, and those are its logarithm, A* = α log π*:
@@ -32,7 +32,7 @@ from jaxrl.hyper import arg, hyper
 PAPER = {
     "slug": "cpl",
     "id": 238,
-    "title": "Contrastive Preference Learning: Learning from Human Feedback without RL",
+    "title": "Contrastive Prefence Learning: Learning from Human Feedback without RL",
     "year": 2023,
     "arxiv": "2310.13639",
     "chapter": "preference",
