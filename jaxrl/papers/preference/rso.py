@@ -21,6 +21,7 @@ better of a pair is the one that wins more often among all K.
 import jax
 import jax.numpy as jnp
 
+from jaxrl import preferences
 from jaxrl.families.preference import Preference, at_rows, preference
 from jaxrl.hyper import arg, hyper
 
@@ -88,5 +89,11 @@ def loss(w, b, hp):
     return (jax.nn.relu(1 - h) if hp.hinge else -jax.nn.log_sigmoid(h)).mean(-1)
 
 
+def optimum(k, hp):
+    """The sigmoid's, whoever wrote the pairs, if these reach all responses."""
+    return preferences.gibbs(k.ref, k.score, hp.gamma)
+
+
 def make(world, network=Preference.network_for("preference")):
-    return preference(world, network, loss, draw=("ref", "ref"), fixed=True, choose=rejection)
+    who = dict(draw=("ref", "ref"), choose=rejection)
+    return preference(world, network, loss, **who, fixed=True, optimum=optimum)

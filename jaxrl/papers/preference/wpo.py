@@ -29,7 +29,7 @@ PAPER = {
     "hyper": "WPO",
     "parent": "dpo",
     "changes": "a pair counts as much as it might have been the policy's own",
-    "claim": "of the same few pairs from elsewhere a shared network comes to a higher objective "
+    "claim": "of the same pairs from elsewhere a shared network comes to a higher objective "
     "than by DPO",
     "check": {
         "env_params": {"prompts": 16, "length": 2},
