@@ -41,12 +41,12 @@ PAPER = {
         "env_params": {"length": 2},
         "hyper": {"beta": 0.05},
         "by": "-last gap",
-        "tune": {"eta": [0.03, 0.1, 0.3]},
+        "tune": {"eta": [0.1, 0.3, 1.0]},
         "arms": {
             "inpo": {
                 "paper": "inpo",
                 "hyper": {"sets": 3072},
-                "tune": {"eta": [0.15, 0.5, 1.5]},
+                "tune": {"eta": [0.5, 1.5, 5.0]},
             }
         },
         "says": ["last gap < inpo"],
