@@ -41,6 +41,7 @@ PAPER = {
     "changes": "an answer is a segment of behaviour, whose regret log-probabilities tell",
     "claim": "from as many pairs it plays better than cloning of what was preferred",
     "check": {
+        "tune": {"lr": [1e-3, 3e-3, 1e-2]},
         "arms": {"sft": {"paper": "segment_sft"}},
         "says": [
             "final_return > sft on segments/maze",

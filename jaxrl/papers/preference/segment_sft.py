@@ -22,6 +22,7 @@ PAPER = {
     "changes": "only of preferred segments are actions cloned",
     "claim": "it plays no worse than cloning all of the data, and has not to be better",
     "check": {
+        "tune": {"lr": [1e-3, 3e-3, 1e-2]},
         "arms": {"all": {"hyper": {"pretrain": 0.99}}},
         "says": [
             "final_return > all - 0.1 on segments/maze",
