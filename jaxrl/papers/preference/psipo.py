@@ -30,10 +30,10 @@ PAPER = {
     "hyper": "IPO",
     "parent": "dpo",
     "changes": "the margin is fitted to 1 / (2τ) in place of the likelihood",
-    "claim": "where preferences are sure it stays near its reference, as DPO does not",
+    "claim": "where preferences are sure it stays near its reference, and DPO goes to one response",
     "check": {
         "on": {"preference/sure": 2_000},
-        "says": ["last tv < 0.02", "last tv of dpo > 0.3", "last kl_ref < dpo - 0.3"],
+        "says": ["last tv < 0.02", "last entropy of dpo < 0.1", "last kl_ref < dpo - 0.3"],
     },
 }
 
