@@ -88,33 +88,35 @@ def steps_from(
 
 
 FIXED = dict(updates=10)  # of a fixed set the policy may go on for a while
-SLOW = dict(lr=0.1)
-CLOSED = {  # slug, what differs from its defaults, environment, gradient steps at β = 0.5 and 0.1
-    "dpo": ("dpo", FIXED, "gibbs", 1000, 5000),
-    "psipo": ("psipo", FIXED, "gibbs", 1000, 5000),
-    "copg": ("copg", FIXED, "gibbs", 1000, 5000),
-    "exo": ("exo", FIXED, "gibbs", 1000, 5000),
-    "f_dpo, reverse KL": ("f_dpo", FIXED | dict(divergence="reverse_kl"), "gibbs", 1000, 5000),
-    "f_dpo, forward KL": ("f_dpo", FIXED | dict(divergence="forward_kl"), "gibbs", 4000, 20_000),
-    "f_dpo, JS": ("f_dpo", FIXED | dict(divergence="js"), "gibbs", 4000, 20_000),
-    "kl_bayes, reverse": ("kl_bayes", {}, "gibbs", 2000, 5000),
-    "kl_bayes, forward": ("kl_bayes", dict(objective="forward_kl"), "gibbs", 2000, 5000),
-    "xpo, α = 0": ("xpo", dict(alpha=0.0, remember=1), "gibbs", 2000, 5000),
-    "sft": ("sft", FIXED, "gibbs", 1000, 1000),
-    "best_of_n, n = 2": ("best_of_n", FIXED | dict(responses=2), "gibbs", 1000, 1000),
-    "online_ipo": ("online_ipo", {}, "game", 2000, 5000),
-    "egpo": ("egpo", {}, "game", 2000, 5000),
-    "nash_mp": ("nash_mp", {}, "game", 2000, 5000),
+CLOSED = {  # slug, what differs from its defaults, environment, β and its gradient steps
+    "dpo": ("dpo", FIXED, "gibbs", {0.5: 1000, 0.1: 5000}),
+    "psipo": ("psipo", FIXED, "gibbs", {0.5: 1000, 0.1: 5000}),
+    "copg": ("copg", FIXED, "gibbs", {0.5: 1000, 0.1: 5000}),
+    "exo": ("exo", FIXED, "gibbs", {0.5: 1000, 0.1: 5000}),
+    "f_dpo, reverse KL": ("f_dpo", FIXED | dict(divergence="reverse_kl"), "gibbs", {0.5: 1000}),
+    "f_dpo, forward KL": ("f_dpo", FIXED | dict(divergence="forward_kl"), "gibbs", {2.0: 2000}),
+    "f_dpo, JS": ("f_dpo", FIXED | dict(divergence="js"), "gibbs", {2.0: 2000}),
+    "f_dpo, α": ("f_dpo", FIXED | dict(divergence="alpha"), "gibbs", {2.0: 2000}),
+    "kl_bayes, reverse": ("kl_bayes", {}, "gibbs", {0.5: 1500}),
+    "kl_bayes, forward": ("kl_bayes", dict(objective="forward_kl"), "gibbs", {0.5: 1500}),
+    "rebel, after 30 steps of mirror descent": ("rebel", dict(updates=50), "gibbs", {0.5: 1500}),
+    "xpo, α = 0": ("xpo", dict(alpha=0.0, remember=1, updates=10), "gibbs", {0.5: 1500}),
+    "sft": ("sft", FIXED, "gibbs", {0.5: 1000}),
+    "best_of_n, n = 2": ("best_of_n", FIXED | dict(responses=2), "gibbs", {0.5: 1000}),
+    "online_ipo": ("online_ipo", {}, "game", {0.5: 1500}),
+    "egpo": ("egpo", dict(lr=2.5), "game", {0.5: 1000, 0.1: 4000}),
+    "nash_mp": ("nash_mp", dict(updates=20), "game", {0.5: 2000}),
+    "inpo": ("inpo", dict(updates=20), "game", {0.5: 2000}),
 }
 
 
 def close(name: str) -> dict:
     """How near a method comes to its optimum on twenty problems of 64 responses, and its gradient
     there."""
-    slug, changes, env, *steps = CLOSED[name]
+    slug, changes, env, steps = CLOSED[name]
     module, cls = catalogue.load(slug)
     worlds, out = problems(f"preference/{env}"), {}
-    for beta, n in zip((0.5, 0.1), steps):
+    for beta, n in steps.items():
         began, own = time.time(), dict(changes, beta=beta)
         updates = own.get("updates", 1)
         _, m = train(module, cls, worlds, n // updates, **own)
@@ -148,10 +150,11 @@ PLAY = {  # slug and what differs from its defaults
     "Nash-MP": ("nash_mp", {}),
     "INPO": ("inpo", {}),
     "DNO": ("dno", {}),
-    "SPO": ("self_play_po", {}),
+    "SPO": ("self_play_po", dict(responses=2, candidates=0)),
     "DPO, fixed pairs": ("dpo", FIXED),
 }
 BETAS = 0.0, 0.01, 0.1
+LEAST = 1e-3  # of what divides by β, where it is to be 0
 
 
 def played(env: str, beta: float, iterations: int) -> dict:
@@ -159,8 +162,10 @@ def played(env: str, beta: float, iterations: int) -> dict:
     out = {}
     for name, (slug, changes) in PLAY.items():
         module, cls = catalogue.load(slug)
-        own = dict(changes, beta=max(beta, 1e-3))
         worlds = problems(env) if env == "preference/game" else only(env)
+        own = dict(changes, beta=max(beta, LEAST))
+        if slug == "egpo":  # a step of 0.16 on the logits, however many responses there are
+            own["lr"] = 0.04 * task(worlds).preferences.shape[-1]
         _, m = train(module, cls, worlds, iterations, **own)
         out[name] = dict(paper=slug, changes=own, **gaps(m, "" if beta else "_plain"))
         print(env, beta, name, out[name]["last"][-1], out[name]["average"][-1], flush=True)
@@ -184,7 +189,7 @@ def games() -> dict:
     out = {}
     for env in ("preference/cycle", "preference/game"):
         for beta in BETAS:
-            out[f"{env}, β = {beta:g}"] = played(env, beta, 2000)
+            out[f"{env}, β = {beta:g}"] = played(env, beta, 1000)
     return dict(games=out)
 
 
@@ -200,7 +205,7 @@ KINDS = {  # a method and what differs from its defaults
     "DPO, 256 pairs": ("dpo", DPO | dict(sets=256)),
     "DPO, 1,024 pairs": ("dpo", DPO | dict(sets=1024)),
 }
-ITERATIONS = 192
+ITERATIONS = 144
 SIZE = dict(prompts=16, length=3)
 POINTS, SEEDS = 24, 10
 
