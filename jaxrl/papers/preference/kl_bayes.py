@@ -30,6 +30,7 @@ PAPER = {
     "changes": "the objective is a divergence to a posterior",
     "claim": "both divergences come to the posterior; the reward alone collapses to one response",
     "check": {
+        "on": {"preference/gibbs": 1_000},
         "arms": {
             "forward": {"hyper": {"objective": "forward_kl"}},
             "reward": {"hyper": {"objective": "reward"}},
@@ -49,6 +50,7 @@ class KLBayes(Preference):
     objective: str = arg(
         "reverse_kl", "what is brought down", ("reverse_kl", "forward_kl", "reward")
     )
+    sets: int = 256
     updates: int = arg(1, "gradient steps an iteration: samples are the policy's", "[1, inf)")
 
 
