@@ -32,12 +32,12 @@ PAPER = {
     "check": {
         "env_params": {"tilt": 2.0},
         "hyper": {"sets": 16, "beta": 0.1},
-        "tune": {"lr": [0.003, 0.01, 0.03], "alpha": [1e-4, 1e-3, 1e-2]},
+        "tune": {"lr": [0.03, 0.1, 0.3], "alpha": [1e-4, 1e-3, 1e-2]},
         "by": "mean objective",
         "arms": {
             "online_dpo": {
                 "hyper": {"alpha": 0.0},
-                "tune": {"lr": [0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1]},
+                "tune": {"lr": [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3]},
             }
         },
         "says": ["mean objective > online_dpo", "last objective > online_dpo"],
