@@ -25,8 +25,8 @@ PAPER = {
     "changes": "it clones the preferred of two",
     "claim": "it comes to what is preferred in its pairs, which is not all that the reward offers",
     "check": {
+        "hyper": {"sets": 32_768},
         "arms": {"dpo": {"paper": "dpo"}},
-        "by": "last episode_return",
         "says": ["last tv < 0.1", "last episode_return < dpo"],
     },
     "inert": {"beta": "there is no reference in its loss"},
