@@ -26,6 +26,7 @@ PAPER = {
     "changes": "rewards say which of n is cloned",
     "claim": "its KL is under log n - (n - 1)/n, and its reward above SFT's",
     "check": {
+        "hyper": {"sets": 32_768},
         "arms": {"sft": {"paper": "sft"}},
         "by": "last episode_return",
         "says": ["last tv < 0.1", "last kl_ref < 1.2044", "last episode_return > sft"],
