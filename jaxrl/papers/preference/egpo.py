@@ -14,8 +14,8 @@ IPO it differs in the step ahead, and in who draws. Both losses and the restart 
 authors' code, which descends without momentum on tables and by Adam on language models, as here.
 There log-probabilities are means over tokens and pairs are the policy's at a high temperature: not
 so here. The paper's theorems were not read beyond its abstract. What the claim finds: with sampled
-answers the noise leaves a gap that online IPO's larger batches, by Adam, have less of; with exact
-answers (`sets` = 0) there is none, and it is online IPO that keeps one.
+answers a gap is left that online IPO, by Adam at a small rate, has less of; with exact answers
+(`sets` = 0) there is none, and it is online IPO, by Adam at a constant rate, that keeps one.
 """
 
 import jax.numpy as jnp
