@@ -7,7 +7,7 @@ The loss is IPO's with an opponent μ, and pairs that are drawn without regard t
 An iteration is two steps, both from θ_t: one against π_t, which gives θ_{t+1/2}, and in its place
 one against π_{t+1/2}, which gives θ_{t+1}. For a table and uniform pairs each is linear,
 
-    θ' = (1 - ηβ) θ + ηβ (θ_ref + P μ / β),    ηβ = 4 lr / N of each prompt,
+    θ' = (1 - ηβ) θ + ηβ (θ_ref + P μ / β),    ηβ = 4 lr / (X N) for X prompts,
 
 the extragradient method, whose last policy comes to the Nash policy at a linear rate. From online
 IPO it differs in the step ahead, and in who draws. Both losses and the restart were read in the
