@@ -221,6 +221,21 @@ def test_a_step_of_egpo_is_linear():
     assert np.abs(got - step(theta)).max() > 0.01
 
 
+@pytest.mark.equation("egpo")
+def test_egpo_comes_to_the_equilibrium_where_its_first_step_alone_goes_round():
+    ref, _, P, _ = tables(games())
+    beta, share = 0.05, 0.2
+    rows = [(ref, dict(beta=beta, lr=share * 16 / 4))]
+    [(_, metrics)] = runs(egpo, egpo.EGPO, games(), rows, 100)
+    alone = ref
+    for _ in range(100):
+        target = ref + preferences.win_rate(P, alone) / beta
+        alone = preferences.normalised((1 - share) * alone + share * target)
+    round_ = preferences.duality_gap(alone, P, ref, beta)
+    assert round_.mean() > 0.05  # in some games it comes there, too
+    assert metrics["gap"][:, 0].mean() > 0.05 and metrics["gap"][:, -1].max() < 1e-5
+
+
 def weighed(a, b, c, win):
     """What is as π_t^a π_ref^b exp(c win), from `starts`."""
     return preferences.normalised(a * starts() + b * tables(games())[0] + c * win)
