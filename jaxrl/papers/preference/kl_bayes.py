@@ -30,7 +30,6 @@ PAPER = {
     "changes": "the objective is a divergence to a posterior",
     "claim": "both divergences come to the posterior; the reward alone collapses to one response",
     "check": {
-        "on": {"preference/gibbs": 1_000},
         "arms": {
             "forward": {"hyper": {"objective": "forward_kl"}},
             "reward": {"hyper": {"objective": "reward"}},
