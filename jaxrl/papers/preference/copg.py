@@ -34,6 +34,7 @@ PAPER = {
     "claim": "from the same fixed pairs it comes to a higher objective than DPO and IPO, which see "
     "of their rewards no more than an order",
     "check": {
+        "tune": {"lr": [0.001, 0.003, 0.01, 0.03]},
         "arms": {"psipo": {"paper": "psipo"}, "dpo": {"paper": "dpo"}},
         "says": ["last objective > psipo", "last objective > dpo"],
     },

@@ -33,6 +33,7 @@ PAPER = {
     "changes": "regresses relative rewards of the policy's own pairs, from one iterate to the next",
     "claim": "of as many pairs in as many steps it comes to a higher objective than DPO",
     "check": {
+        "tune": {"lr": [0.001, 0.003, 0.01, 0.03]},
         "hyper": {"sets": 64},
         "arms": {"dpo": {"paper": "dpo", "hyper": {"sets": 12_800}}},
         "says": ["last objective > dpo"],

@@ -95,5 +95,5 @@ def optimum(k, hp):
 
 
 def make(world, network=Preference.network_for("preference")):
-    who = dict(draw=("ref", "ref"), choose=rejection)
-    return preference(world, network, loss, **who, fixed=True, optimum=optimum)
+    who = "ref", "ref"
+    return preference(world, network, loss, draw=who, fixed=True, choose=rejection, optimum=optimum)
