@@ -35,7 +35,7 @@ PAPER = {
         "env_params": {"prompts": 16, "length": 2},
         "network": {"table": False, "hidden": [8, 8]},
         "hyper": {"responses": 8, "candidates": 8, "minibatch": 64},
-        "tune": {"lr": [3e-4, 1e-3, 3e-3]},
+        "tune": {"lr": [1e-4, 3e-4, 1e-3, 3e-3]},
         "arms": {
             "forward": {"hyper": {"forward": True}},
             "dpo": {"paper": "dpo", "hyper": {"responses": 2}},

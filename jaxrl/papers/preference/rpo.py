@@ -33,7 +33,7 @@ PAPER = {
     "claim": "of few pairs that half of the responses are in it lets the preferred ones lose less "
     "probability than DPO and comes to a higher objective",
     "check": {
-        "tune": {"lr": [0.001, 0.003, 0.01, 0.03]},
+        "tune": {"lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]},
         "env_params": {"coverage": 0.5},
         "hyper": {"sets": 256},
         "says": ["last chosen > dpo", "last objective > dpo"],

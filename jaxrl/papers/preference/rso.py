@@ -38,6 +38,7 @@ PAPER = {
     "claim": "with rewards fitted to the pairs that DPO has, it comes to a higher objective by "
     "pairs that passed rejection than by the reference's own, and than DPO",
     "check": {
+        "tune": {"lr": [3e-4, 1e-3, 3e-3, 0.01, 0.03]},
         "arms": {
             "sft": {"hyper": {"candidates": 2, "reward_pairs": 1024}},
             "dpo": {"paper": "dpo"},

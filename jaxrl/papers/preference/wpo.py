@@ -35,7 +35,7 @@ PAPER = {
         "env_params": {"prompts": 16, "length": 2},
         "network": {"table": False, "hidden": [16, 16]},
         "hyper": {"minibatch": 64},
-        "tune": {"lr": [3e-4, 1e-3, 3e-3]},
+        "tune": {"lr": [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]},
         "says": ["last objective > dpo"],
     },
 }
