@@ -295,7 +295,7 @@ def draw_games(out: dict, file: Path, plt: Any) -> None:
 
 
 def draw_gold(out: dict, file: Path, plt: Any) -> None:
-    figure, ax = plt.subplots(figsize=(6.5, 4))
+    figure, ax = plt.subplots(figsize=(9, 4))
     for i, (name, m) in enumerate(out["methods"].items()):
         low, high = np.array(m["gold_ci95"]).T
         ax.plot(m["kl"], m["gold"], color=f"C{i}", marker=".", label=name)
@@ -303,7 +303,7 @@ def draw_gold(out: dict, file: Path, plt: Any) -> None:
         if "proxy" in m:
             ax.plot(m["kl"], m["proxy"], color=f"C{i}", ls=":", label=f"{name}: by its model")
     ax.set(xlabel="KL(π || π_ref), nats", ylabel="E[reward]", title=f"gold, {SEEDS} seeds")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 
