@@ -147,7 +147,7 @@ def exact() -> dict:
 PLAY = {  # slug and what differs from its defaults
     "online IPO": ("online_ipo", {}),
     "EGPO": ("egpo", {}),
-    "Nash-MP": ("nash_mp", {}),
+    "Nash-MP": ("nash_mp", dict(updates=20)),
     "INPO": ("inpo", {}),
     "DNO": ("dno", {}),
     "SPO": ("self_play_po", dict(responses=2, candidates=0)),
@@ -166,6 +166,8 @@ def played(env: str, beta: float, iterations: int) -> dict:
         own = dict(changes, beta=max(beta, LEAST))
         if slug == "egpo":  # a step of 0.16 on the logits, however many responses there are
             own["lr"] = 0.04 * task(worlds).preferences.shape[-1]
+        if slug == "nash_mp":  # its theorem's step
+            own["eta"] = max(2 * beta, 0.02)
         _, m = train(module, cls, worlds, iterations, **own)
         out[name] = dict(paper=slug, changes=own, **gaps(m, "" if beta else "_plain"))
         print(env, beta, name, out[name]["last"][-1], out[name]["average"][-1], flush=True)
