@@ -162,7 +162,7 @@ def played(env: str, beta: float, iterations: int) -> dict:
     out = {}
     for name, (slug, changes) in PLAY.items():
         module, cls = catalogue.load(slug)
-        worlds = problems(env) if env == "preference/game" else only(env)
+        worlds = problems(env, length=2) if env == "preference/game" else only(env)
         own = dict(changes, beta=max(beta, LEAST))
         if slug == "egpo":  # a step of 0.16 on the logits, however many responses there are
             own["lr"] = 0.04 * task(worlds).preferences.shape[-1]
