@@ -15,6 +15,7 @@ from jaxrl.errors import InputError
 from jaxrl.families.preference import Preference, nash, preference
 from jaxrl.papers.preference import dpo
 from jaxrl.rewards import drawn
+from jaxrl.run import catalogue
 
 SMALL = dict(prompts=2, size=3, length=2)
 WORLD = envs.make("preference/gibbs", **SMALL)
@@ -277,3 +278,15 @@ def test_counted_rows_are_in_the_order_of_their_numbers():
         assert GAME.number(rows.tokens[x * 9 + y, 1:]) == y and rows.number[x * 9 + y] == x
     w = judge(NET, dict(params=dict(table=jnp.zeros((2, 9)), value=jnp.zeros((2, 4)))), rows, 1.0)
     np.testing.assert_allclose(w.log_prob, -np.log(3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("slug", ["sft", "psipo", "online_ipo", "egpo", "best_of_n"])
+def test_methods_play_where_pairs_cannot_be_counted(slug):
+    """What an optimum is made of may not be known: then there is no `tv`."""
+    module, cls = catalogue.load(slug)
+    world = envs.make("preference/gold", prompts=1, size=7, length=3)  # 343 responses
+    algo = module.make(world, cls.network_for("preference"))
+    hp = hyper.cast(cls.for_env("preference").replace(sets=8, minibatch=4, updates=1))
+    step = lambda key: algo.step(algo.init(key, hp, world), jnp.int32(0), hp, world)[1]
+    metrics = jax.eval_shape(step, jax.random.key(0))
+    assert ("tv" in metrics) == (slug == "best_of_n") and "gap" not in metrics

@@ -212,6 +212,13 @@ def gibbs(k: Known, hp: Any) -> jax.Array:
     return exact.gibbs(k.ref, k.score, hp.beta)
 
 
+def of_pairs(optimum: Callable) -> Callable:
+    """Says of an optimum that it is made of P, so that it is known only where P is."""
+    setattr(optimum, "of_pairs", True)
+    return optimum
+
+
+@of_pairs
 def nash(k: Known, hp: Any) -> jax.Array:
     """The equilibrium of the game at β."""
     return exact.nash(k.P, k.ref, hp.beta)
@@ -286,7 +293,8 @@ def preference(
     net, game = model(world, network), task(world)
     few = game.COUNTABLE and game.prompts * game.vocabulary**game.L <= MANY
     dense = hasattr(game, "preferences") and not isinstance(game.preferences, tuple)
-    optimum = optimum if few and (dense or optimum is not nash) else None
+    if not few or not dense and hasattr(optimum, "of_pairs"):
+        optimum = None
     rewarder = RewardModel(game.vocabulary)
     draw = draw or (("data", "data") if fixed else ("policy", "policy"))
 

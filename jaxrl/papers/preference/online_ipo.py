@@ -16,7 +16,7 @@ code by others; the gradient and both fixed points were derived here. Its `mix` 
 """
 
 from jaxrl import preferences
-from jaxrl.families.preference import nash, preference
+from jaxrl.families.preference import nash, of_pairs, preference
 from jaxrl.hyper import arg, hyper
 from jaxrl.papers.preference.psipo import IPO, loss
 
@@ -52,6 +52,7 @@ def mixed(logs, hp):
     return (1 - hp.mix) * logs.policy + hp.mix * logs.ref
 
 
+@of_pairs
 def optimum(k, hp):
     draws = nash(k, hp.replace(beta=hp.beta / (1 - hp.mix)))
     return preferences.gibbs(k.ref, preferences.win_rate(k.P, draws), hp.beta)

@@ -17,7 +17,7 @@ memory. Log-probabilities are sums over tokens, as the paper's π(y|x); TRL has 
 import jax.numpy as jnp
 
 from jaxrl import preferences
-from jaxrl.families.preference import Preference, margin, preference
+from jaxrl.families.preference import Preference, margin, of_pairs, preference
 from jaxrl.hyper import hyper
 
 PAPER = {
@@ -47,6 +47,7 @@ def loss(w, b, hp):
     return jnp.square(margin(w.log_ratio) - 1 / (2 * hp.beta))
 
 
+@of_pairs
 def optimum(k, hp):
     return preferences.gibbs(k.ref, preferences.win_rate(k.P, k.data), hp.beta)
 

@@ -10,7 +10,7 @@ nothing of how much better, nor of any reference.
 import jax.numpy as jnp
 
 from jaxrl import preferences
-from jaxrl.families.preference import Preference, preference
+from jaxrl.families.preference import Preference, of_pairs, preference
 from jaxrl.hyper import hyper
 
 PAPER = {
@@ -42,6 +42,7 @@ def loss(w, b, hp):
     return -w.policy[:, 0]
 
 
+@of_pairs
 def optimum(k, hp):
     return preferences.normalised(k.data + jnp.log(preferences.win_rate(k.P, k.data)))
 
