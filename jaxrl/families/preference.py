@@ -214,7 +214,7 @@ def gibbs(k: Known, hp: Any) -> jax.Array:
 
 def of_pairs(optimum: Callable) -> Callable:
     """Says of an optimum that it is made of P, so that it is known only where P is."""
-    setattr(optimum, "of_pairs", True)
+    optimum.of_pairs = True  # type: ignore
     return optimum
 
 

@@ -7,7 +7,7 @@ is fitted by the reverse KL, as RL does, where DPO's likelihood is the forward o
     L = KL(p_θ || p_r)                                           (EXO-rw)
 
 Labels in place of rewards have p_r = (1 - ε, ε), the preferred one first (EXO-pref, eq. 16). As K
-grows p_θ becomes a policy, which at β_π = 1 is π, and the gradient that of its J at β_r. The
+grows the gradient becomes that of J at β_r for the policy p_θ becomes, π itself if β_π = 1. The
 optimum is π_ref exp(r / β), β = β_π β_r; with labels it is another, whose margins are (2P - 1)
 log((1 - ε)/ε) / β_π where they can be. Losses were read in the authors' code, which has β_π = β_r,
 and ε = e^-10, and in TRL, with 1e-3; the theorem is from memory.
