@@ -7,10 +7,15 @@ from experiments import preference as study
 from jaxrl.completions import task
 from jaxrl.families.preference import Said
 
-exact = study.exactly
+TWENTY, exact = study.TWENTY, study.exactly
 
 
-def problems(name="preference/gibbs", n=study.TWENTY, **params):
+def algorithm(module, cls, worlds):
+    """On the first of the worlds: sizes are all that it takes from it."""
+    return module.make(jax.tree.map(lambda x: x[0], worlds), cls.network_for("preference"))
+
+
+def problems(name="preference/gibbs", n=TWENTY, **params):
     """As many worlds in one; sixteen responses to one prompt, if not said."""
     return study.problems(name, n, **dict(length=2) | params)
 

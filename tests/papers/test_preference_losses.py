@@ -70,7 +70,7 @@ def test_dpo_comes_to_gibbs_policy():
 def test_ipo_comes_to_its_closed_form():
     assert gradient_at_the_optimum(psipo, psipo.IPO).max() < 1e-5
     metrics, _ = train(psipo, psipo.IPO, 100, updates=10)
-    assert metrics["tv"][:, 0].max() > 0.1 and metrics["tv"][:, -1].max() < 0.01
+    assert metrics["tv"][:, 0].max() > 0.05 and metrics["tv"][:, -1].max() < 0.01
 
 
 @pytest.mark.equation("f_dpo")
