@@ -95,7 +95,7 @@ CLOSED = {  # slug, what differs from its defaults, environment, β and its grad
     "exo": ("exo", FIXED, "gibbs", {0.5: 1000, 0.1: 5000}),
     "f_dpo, reverse KL": ("f_dpo", FIXED | dict(divergence="reverse_kl"), "gibbs", {0.5: 1000}),
     "f_dpo, forward KL": ("f_dpo", FIXED | dict(divergence="forward_kl"), "gibbs", {2.0: 2000}),
-    "f_dpo, JS": ("f_dpo", FIXED | dict(divergence="js"), "gibbs", {2.0: 2000}),
+    "f_dpo, JS": ("f_dpo", FIXED | dict(divergence="js", lr=0.1), "gibbs", {2.0: 8000}),
     "f_dpo, α": ("f_dpo", FIXED | dict(divergence="alpha"), "gibbs", {2.0: 2000}),
     "kl_bayes, reverse": ("kl_bayes", {}, "gibbs", {0.5: 1500}),
     "kl_bayes, forward": ("kl_bayes", dict(objective="forward_kl"), "gibbs", {0.5: 1500}),

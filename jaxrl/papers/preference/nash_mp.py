@@ -14,10 +14,7 @@ by how much likelier it has become.
 
 From EGPO, which for a table is the same update, it differs in these inner steps. The rate was read
 in the abstract; the steps are from memory and the closed form was derived. The paper's recipe for
-language models, with an average of parameters as the centre, was not found and is not here. What
-the claim finds: with sampled answers at a small β a gap is left that INPO's regression, with a
-small step, does not have; with exact answers (`sets` = 0) and η = 2β there is none, but nor has
-INPO one.
+language models, with an average of parameters as the centre, was not found and is not here.
 """
 
 import jax.numpy as jnp
