@@ -28,18 +28,12 @@ COMPLETIONS = {
 }
 
 PREFERENCES = {
-    "chosen": "log π - log π_ref of the preferred of a set; often falls, and `rejected` more so",
-    "rejected": "the same of the last",
-    "agree": "how often the preferred segment is the likelier one, step by step",
+    "chosen, rejected": "log π - log π_ref of a set's preferred one and of its last: both may fall",
     "labels": "comparisons that were asked for so far",
-    "proxy": "what the model of rewards says of what was sampled; `episode_return` is the gold",
-    "objective": "E_π[r] - β KL(π || π_ref), exactly",
-    "regret": "what the objective lacks of its most",
+    "proxy": "what the model of rewards says of samples; `episode_return` is the gold",
+    "objective, regret": "E_π[r] - β KL(π || π_ref), exactly, and what it lacks of its most",
     "tv": "total variation to what the method should come to, the largest over prompts",
-    "gap": "duality gap of the game with the KL; 0: nothing beats the policy",
-    "gap_average": "that of the mean of all policies so far",
-    "gap_plain": "the gap without the KL",
-    "gap_average_plain": "of the mean, without it",
+    "gap": "duality gap; gap_average: of the mean policy so far; _plain: without the KL",
 }
 
 
