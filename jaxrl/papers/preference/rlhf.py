@@ -25,6 +25,7 @@ PAPER = {
     " but less than from the gold itself",
     "check": {
         "on": {"preference/gold": 51_200},
+        "env_params": {"length": 3},
         "network": {"table": False, "hidden": [32, 32]},
         "tune": {"lr": [2.5e-4, 5e-4, 1e-3]},
         "by": "last episode_return",
