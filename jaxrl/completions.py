@@ -34,7 +34,9 @@ def task(world: Any) -> Any:
     while not hasattr(inner, "place") and hasattr(inner, "env"):
         inner = inner.env
     if not hasattr(inner, "place"):
-        raise InputError(f"env: {world.name} has no prompts; this method needs tokens/... or preference/...")
+        raise InputError(
+            f"env: {world.name} has no prompts; this method needs tokens/... or preference/..."
+        )
     return inner
 
 
