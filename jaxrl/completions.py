@@ -328,13 +328,14 @@ def pass_at(k: int, right: jax.Array) -> jax.Array:
     return 1 - (jnp.maximum(wrong[..., None] - i, 0) / (n - i)).prod(-1)
 
 
-def counted(game: Any) -> Group:
+def counted(world: Any) -> Group:
     """All completions of every prompt [prompts * V ** L], of a task where they can be counted."""
+    game = task(world)
     n, V, L = game.prompts, game.vocabulary, game.L
     begun = jax.vmap(game.begin)(jnp.repeat(jnp.arange(n), V**L))
     written = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * L, indexing="ij"), -1).reshape(-1, L)
     rows = jnp.concatenate([begun.tokens[:, : game.P], jnp.tile(written, (n, 1))], 1)
-    reward = jax.vmap(game.score)(begun.replace(tokens=rows))
+    reward = jax.vmap(known(world, "score"))(begun.replace(tokens=rows))
     none = jnp.zeros((len(rows), L))
     return Group(begun.number, rows, none + 1, none, none, reward)
 

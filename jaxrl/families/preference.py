@@ -45,7 +45,6 @@ from flax import struct
 from jaxrl import preferences as exact
 from jaxrl.completions import (
     Group,
-    LanguageModel,
     beginning,
     counted,
     decode,
@@ -59,6 +58,7 @@ from jaxrl.completions import (
 )
 from jaxrl.core import Algo
 from jaxrl.errors import InputError
+from jaxrl.families.tokens import Tokens
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
@@ -102,10 +102,7 @@ class Preference:
         """The defaults for a class of environments: a table's, or a transformer's."""
         return cls() if kind == "preference" else cls(lr=1e-3, max_grad_norm=1.0)
 
-    @staticmethod
-    def network_for(kind: str) -> LanguageModel:
-        """A table where all responses can be counted, else a transformer of `hidden` layers."""
-        return LanguageModel(hidden=(64, 64), table=kind == "preference")
+    network_for = staticmethod(Tokens.network_for)
 
     @classmethod
     def smallest(cls) -> dict[str, dict]:
@@ -152,7 +149,7 @@ class Sets(struct.PyTreeNode):
     win: jax.Array  # [B, K] how often each is preferred
     drawn: jax.Array  # [B, K] 0, 1, ...: which draw each one was
     sampler: jax.Array  # [B, K] log-probabilities under who drew them
-    weight: jax.Array  # [B] of a sum over sets
+    weight: Any = ()  # [B] of a sum over sets, where they are learned from
 
 
 class Said(NamedTuple):
@@ -252,10 +249,9 @@ def at_rows(x: jax.Array, at: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), 1)
 
 
-def turned(b: Sets) -> Sets:
-    """Pairs the other way round."""
-    each = ("tokens", "mask", "gold", "score", "win", "drawn", "sampler")
-    return b.replace(**{k: getattr(b, k)[:, ::-1] for k in each})
+def turned(tree: Any) -> Any:
+    """What is of pairs [B, 2, ...] the other way round; what is of both [B] stays."""
+    return jax.tree.map(lambda x: x[:, ::-1] if x.ndim > 1 else x, tree)
 
 
 def pairs(x: jax.Array) -> jax.Array:
@@ -326,10 +322,9 @@ def preference(
 
     def known_of(params, reward, world):
         """All that is known, with a reference."""
-        here, b = task(world), counted(task(world))
-        gold = jax.vmap(known(world, "score"))(states(here, b.number, b.tokens))
+        here, b = task(world), counted(world)
         table = lambda x: x.reshape(game.prompts, -1)
-        gold, score = table(gold), table(scored(reward, b.tokens, gold))
+        gold, score = table(b.reward), table(scored(reward, b.tokens, b.reward))
         ref = of_all(params, world).sum(-1)
         data = jnp.log(here.cover) if hasattr(here, "cover") else ref
         P = here.preferences if dense else ()
@@ -382,13 +377,14 @@ def preference(
         many = jnp.repeat(number[:, None], tokens.shape[1], 1)
         return outcomes(known(world, "beats"), states(task(world), many, tokens), key)
 
-    def ordered(s, policy, key, hp, world, who, K):
+    def ordered(s, policy, key, hp, world):
         """`sets` sets, the ones that win more often first."""
+        K = hp.responses
         k_number, k_write, k_choose, k_ask = jax.random.split(key, 4)
         number = jax.random.randint(k_number, (hp.sets,), 0, task(world).count)
         many = max(hp.candidates, K) if choose else K
         others = (versus,) * hp.opponents if versus else ()
-        who = (*who, *(who[-1],) * (many - len(who)))[:many] + others
+        who = (*draw, *(draw[-1],) * (many - len(draw)))[:many] + others
         tokens, mask, sampler = write(s, policy, who, number, k_write, hp, world)
         every = states(task(world), jnp.repeat(number[:, None], len(who), 1), tokens)
         gold = jax.vmap(jax.vmap(known(world, "score")))(every)
@@ -405,12 +401,11 @@ def preference(
         win = against.sum(-1) / (hp.opponents if versus else K - 1)
         order = jnp.argsort(-among.sum(-1), 1, stable=True)
         tokens, mask, gold, score, place, sampler = (at_rows(x[:, :K], order) for x in rows)
-        weight = jnp.full(hp.sets, 1 / hp.sets)
-        win = at_rows(win, order)
-        return Sets(number, tokens, mask, gold, score, win, place, sampler, weight)
+        return Sets(number, tokens, mask, gold, score, at_rows(win, order), place, sampler)
 
-    def asked(hp, K):
+    def asked(hp):
         """Comparisons of one lot of sets."""
+        K = hp.responses
         return hp.sets * (K * (K - 1) / 2 + (K * hp.opponents if versus else 0))
 
     # ---- learning
@@ -462,8 +457,7 @@ def preference(
             tokens = log_p, ref, old
             each = Said(*map(pairs, tokens))
             w = Said(*(pairs(y.sum(-1)) for y in tokens), each, pairs(squares))
-            over = jax.tree.map(lambda y: y[:, ::-1], w)
-            both = chance * loss(w, b, hp) + (1 - chance) * loss(over, turned(b), hp)
+            both = chance * loss(w, b, hp) + (1 - chance) * loss(turned(w), turned(b), hp)
             return (b.weight * both).sum(), w
 
         return jnp.zeros(hp.updates), total
@@ -476,7 +470,7 @@ def preference(
             xs, total = among_all(s, policy, hp, world)
         else:
             if not fixed:
-                new = ordered(s, policy, k_sets, hp, world, draw, hp.responses)
+                new = ordered(s, policy, k_sets, hp, world)
                 start = (t % hp.remember) * hp.sets
                 put = lambda all_, x: jax.lax.dynamic_update_slice_in_dim(all_, x, start, 0)
                 sets = jax.tree.map(put, sets, new)
@@ -507,10 +501,10 @@ def preference(
             reward = modelled(net, params, world, k_reward, *many)
             s = s.replace(reward=reward, labels=none + hp.reward_pairs)
         if hp.sets and fixed:
-            b = ordered(s, params, k_sets, hp, world, draw, hp.responses)
-            s = s.replace(sets=b, labels=s.labels + asked(hp, hp.responses))
+            b = ordered(s, params, k_sets, hp, world)
+            s = s.replace(sets=b, labels=s.labels + asked(hp))
         elif hp.sets:
-            make = lambda: ordered(s, params, k_sets, hp, world, draw, hp.responses)
+            make = lambda: ordered(s, params, k_sets, hp, world)
             empty = lambda x: jnp.zeros((hp.remember * x.shape[0], *x.shape[1:]), x.dtype)
             s = s.replace(sets=jax.tree.map(empty, jax.eval_shape(make)))
         elif not dense:
@@ -530,7 +524,7 @@ def preference(
             params, opt, sets, stats = learn(s, params, k_two, t, hp, world)
         labels = s.labels
         if hp.sets and not fixed:
-            labels += asked(hp, hp.responses) * (1 + again)
+            labels += asked(hp) * (1 + again)
         s = s.replace(params=params, opt=opt, sets=sets, key=key, labels=labels)
         if not few:
             gold = jnp.float32(jnp.nan) if fixed else sets.gold[: hp.sets].mean()

@@ -30,11 +30,11 @@ from flax import struct
 from jaxrl.core import Algo
 from jaxrl.errors import InputError
 from jaxrl.families.offline import moments, see
-from jaxrl.families.preference import Said
+from jaxrl.families.preference import Said, turned
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
-from jaxrl.rollout import known
+from jaxrl.rollout import choose, known
 from jaxrl.types import Batch, Key, Params
 
 
@@ -100,11 +100,6 @@ def pairs_of(world: Any) -> Any:
     return pairs
 
 
-def turned(tree: Any) -> Any:
-    """Pairs [B, 2, ...] the other way round."""
-    return jax.tree.map(lambda x: x[:, ::-1], tree)
-
-
 def both_ways(loss: Callable, w: Said, b: Any, hp: Any) -> jax.Array:
     """The loss [B] of pairs in any order, by how often the first and the second were preferred."""
     one, other = loss(w, b, hp), loss(turned(w), turned(b), hp)
@@ -150,11 +145,8 @@ def segments(world: Any, network: Network, loss: Callable, *, optimiser: Callabl
         key, k = jax.random.split(s.key)
         turn = jnp.round(hp.pretrain * hp.horizon)
         fresh, cloning = t == turn, t < turn
-        either = lambda flag, one, other: jax.tree.map(
-            lambda x, y: jnp.where(flag, x, y), one, other
-        )
-        opt = either(fresh, optimiser(hp, t).init(s.params), s.opt)
-        ref = either(t <= turn, s.params, s.ref)
+        opt = choose(fresh, optimiser(hp, t).init(s.params), s.opt)
+        ref = choose(t <= turn, s.params, s.ref)
 
         def one(carry, k):
             params, opt = carry

@@ -117,7 +117,7 @@ class Claim(NamedTuple):
     says: list[Statement]
     by: str = "final_return"  # what an arm's point is chosen by; less is better after a minus
     seeds: int = SEEDS
-    env_params: dict = {}
+    env_params: Mapping[str, Any] = EMPTY
 
 
 def read(slug: str) -> Claim:
