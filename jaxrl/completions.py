@@ -47,7 +47,6 @@ class LanguageModel(Network):
     table: bool = arg(
         False, "a number for each completion in its place, of tasks where they can be counted"
     )
-
     model: str = arg("", "the folder of a language model to begin with: its layers, its tokens")
     lora: int = arg(0, "rank of adapters that learn in its place; 0: all of it learns", "[0, inf)")
     lora_scale: float = arg(16.0, "what adapters add is times this by their rank", "(0, inf)")
@@ -338,6 +337,14 @@ def counted(world: Any) -> Group:
     reward = jax.vmap(known(world, "score"))(begun.replace(tokens=rows))
     none = jnp.zeros((len(rows), L))
     return Group(begun.number, rows, none + 1, none, none, reward)
+
+
+def picked(game: Any, number: jax.Array, log_p: jax.Array, key: Key) -> tuple:
+    """Of completions that can be counted, K drawn for each prompt by log-probabilities
+    [B, K, V ** L]: windows [B, K, P + L], and which of all they are [B, K]."""
+    rows = counted(game).tokens.reshape(game.prompts, -1, game.window)
+    at = jax.random.categorical(key, log_p)
+    return jnp.take_along_axis(rows[number], at[..., None], 1), at
 
 
 def everything(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrl.completions import counted, decode, replay, task
+from jaxrl.completions import decode, picked, replay, task
 from jaxrl.networks import MLP
 from jaxrl.rollout import choose, known
 from jaxrl.types import Key, Params
@@ -117,9 +117,8 @@ def labelled(net: Any, params: Params, world: Any, key: Key, n: int) -> jax.Arra
         x = decode(net, params, game, number, k_write, group=2)
         tokens = x.state.tokens.reshape(n, 2, -1)
     else:
-        rows = counted(game).tokens.reshape(*cover.shape, -1)
-        at = jax.random.categorical(k_write, jnp.log(cover)[number][:, None].repeat(2, 1))
-        tokens = jnp.take_along_axis(rows[number], at[..., None], 1)
+        said = jnp.log(cover)[number][:, None].repeat(2, 1)
+        tokens, _ = picked(game, number, said, k_write)
     both = jnp.repeat(number[:, None], 2, 1)
     won = outcomes(known(world, "beats"), states(game, both, tokens), k_ask)[:, 0, 1]
     return jnp.where(won[:, None, None] > 0, tokens, tokens[:, ::-1])

@@ -53,6 +53,7 @@ from jaxrl.completions import (
     learned,
     model,
     next_token,
+    picked,
     task,
     whole,
 )
@@ -345,10 +346,8 @@ def preference(
         B, here = len(number), task(world)
         if few:
             logs = all_logs(s, policy, world)[0]
-            rows = counted(here).tokens.reshape(here.prompts, -1, here.window)
             said = jnp.stack([exact.normalised(spoken(w, logs, hp)) for w in who], 1)[number]
-            at = jax.random.categorical(key, said)
-            tokens = jnp.take_along_axis(rows[number], at[..., None], 1)
+            tokens, at = picked(here, number, said, key)
             log_p = jnp.take_along_axis(said, at[..., None], -1)[..., 0]
             return tokens, jnp.ones((*at.shape, here.L)), log_p
 
