@@ -223,8 +223,8 @@ class AutoReset(Wrapper):
         keys, start = key
         s = self.each(self.env.step, keys, state, action)
         done = s.terminated | s.truncated
-        if 0 < self.resets < n:
-            turn = (jnp.cumsum(done) - 1) % self.resets
+        if (fresh := jax.tree.leaves(start)[0].shape[0]) < n:
+            turn = (jnp.cumsum(done) - 1) % fresh
             start = jax.tree.map(lambda x: x[turn], start)
 
         def choose(new, old):

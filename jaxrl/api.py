@@ -234,12 +234,13 @@ def resume(
     folder: str | Path,
     *,
     steps: float | None = None,
+    devices: int | str | None = None,
     named: Sequence[str] = (),
     sinks: str | Sinks = "",
     quiet: bool = False,
 ) -> Run:
-    """Go on with a run that was stopped or killed, or make one longer."""
-    job = training.reopen(Path(folder), jobs.whole(steps), named)
+    """Go on with a run that was stopped or killed, or make one longer; on other devices if said."""
+    job = training.reopen(Path(folder), jobs.whole(steps), named, devices)
     chosen = Sinks.of(sinks)
     with shown(job, quiet) as (see, say):
         training.resume(Path(folder), job, see, say, chosen)

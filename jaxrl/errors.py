@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-NO_CHECKPOINT, DIVERGED, STORAGE = 3, 4, 5  # exit codes of a run that cannot go on
+NO_CHECKPOINT, DIVERGED, STORAGE, LOST = 3, 4, 5, 6  # exit codes of a run that cannot go on
 
 
 class InputError(ValueError):

@@ -23,9 +23,12 @@ from flax import struct
 from jaxrl.errors import InputError, did_you_mean
 
 
-def arg(default: Any, doc: str, bounds: Any = None) -> Any:
-    """A field, its documentation, and what is allowed: an interval "(0, 1]" or a few choices."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "bounds": bounds})
+def arg(default: Any, doc: str, bounds: Any = None, words: tuple[str, ...] = ()) -> Any:
+    """A field, its documentation, and what is allowed: an interval "(0, 1]" or a few choices.
+
+    words: that its flag takes besides numbers, for whoever resolves them.
+    """
+    return dataclasses.field(default=default, metadata=dict(doc=doc, bounds=bounds, words=words))
 
 
 def traced(kind: Any) -> bool:

@@ -1,6 +1,7 @@
 """Collecting experience: a rollout under any parameters, and what finished on the way."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from flax import struct
 from jaxrl import normalise
 from jaxrl.core import Policy
 from jaxrl.returns import along
-from jaxrl.types import Batch, Key, Params
+from jaxrl.types import Batch, Key, Params, is_key
 
 
 class Episodes(struct.PyTreeNode):
@@ -87,6 +88,28 @@ def draw(world: Any, key: Key, steps: int, n: int) -> Any:
     return world.draw(key, steps, n) if hasattr(world, "draw") else jax.random.split(key, steps)
 
 
+def by_groups(draw: Callable, key: Key, steps: int, n: int, groups: int) -> Any:
+    """draw(key, steps, n) [steps, n, ...], of several groups each with a key of its own: devices
+    that take whole groups then draw for these alone."""
+    if groups == 1 or is_key(jax.eval_shape(lambda k: draw(k, steps, n), key)):  # keys [steps]
+        return draw(key, steps, n)
+    each = jax.vmap(lambda k: draw(k, steps, n // groups))(jax.random.split(key, groups))
+    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(steps, -1, *x.shape[3:])
+    return jax.tree.map(join, each)
+
+
+def flattened(x: jax.Array, groups: int) -> jax.Array:
+    """[T, N, ...] as rows [T N, ...], those of a group of environments side by side."""
+    T, N, *rest = x.shape
+    return jnp.moveaxis(x.reshape(T, groups, N // groups, *rest), 1, 0).reshape(T * N, *rest)
+
+
+def unflattened(x: jax.Array, groups: int, steps: int) -> jax.Array:
+    """What `flattened` was given."""
+    own = x.reshape(groups, steps, -1, *x.shape[1:])
+    return jnp.moveaxis(own, 0, 1).reshape(steps, -1, *x.shape[1:])
+
+
 def rollout(
     policy: Policy,
     params: Params,
@@ -133,11 +156,15 @@ def rollout(
     carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
     key_act, key_env = jax.random.split(key)
     n = stage.start.size
-    drawn = policy.draw(key_act, steps, n), draw(world, key_env, steps, n // agents(world))
+    groups = getattr(hp, "groups", 1)
+    own = partial(by_groups, steps=steps, groups=groups)
+    noise, chances = own(policy.draw, key_act, n=n), partial(draw, world)
+    drawn = noise, own(chances, key_env, n=n // agents(world))
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
     if judge and not remembers:  # one large product instead of T small ones
         look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
-        value = look(batch.obs, batch.start)
+        each = jax.tree.map(lambda x: flattened(x, groups), (batch.obs, batch.start))
+        value = jax.tree.map(lambda x: unflattened(x, groups, steps), look(*each))
         batch = batch.replace(value=value, next_value=ahead_of(look, value, batch))
     none = jax.tree.map(jnp.zeros_like, batch.next_value)
     ahead = choose(batch.terminated, none, batch.next_value)
@@ -163,16 +190,19 @@ def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
     steps are looked at, one of each environment at a time: a pass or two. Of a terminal observation
     it says nothing of use.
     """
-    rows = jnp.arange(b.start.shape[1])
-    pick = lambda tree, t: jax.tree.map(lambda x: x[t, rows], tree)
+    own = jax.vmap(
+        lambda x, t: x[t], (1, 0)
+    )  # no environment asks for another's, as x[t, rows] may
+    pick = lambda tree, t: jax.tree.map(lambda x: own(x, t), tree)
+    put = jax.vmap(lambda x, t, y: x.at[t].set(y), (1, 0, 0), 1)
     at = lambda t: look(pick(b.next_value, t), b.start[0])
 
     def one(carry):
         left, out = carry
         t = left.argmax(0)
-        new = choose(left[t, rows], at(t), pick(out, t))
-        put = lambda x, y: x.at[t, rows].set(y)
-        return left.at[t, rows].set(False), jax.tree.map(put, out, new)
+        new = choose(pick(left, t), at(t), pick(out, t))
+        done = jnp.zeros_like(t, bool)
+        return put(left, t, done), jax.tree.map(lambda x, y: put(x, t, y), out, new)
 
     later = jax.tree.map(lambda x: jnp.roll(x, -1, 0), value)
     left = (b.done & ~b.terminated).at[-1].set(True)

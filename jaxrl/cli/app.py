@@ -1,18 +1,19 @@
 """The command's frame: which commands there are, and what a person sees when something is wrong.
 
 Exit codes: 0 done, 1 a defect of ours (a traceback), 2 bad input, 3 no whole checkpoint, 4 a NaN,
-5 the disk; 130 Ctrl-C, 143 SIGTERM. All but 1 with one line.
+5 the disk, 6 another process; 130 Ctrl-C, 143 SIGTERM. All but 1 with one line.
 """
 
 import gc
 import importlib
+import os
 import sys
 
 import click
 
 from jaxrl import __version__
 from jaxrl.cache import keep_programs
-from jaxrl.errors import InputError, RunError, did_you_mean
+from jaxrl.errors import LOST, InputError, RunError, did_you_mean
 
 COMMANDS = {
     "train": "train a paper on an environment, many seeds in one program",
@@ -85,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     except RunError as e:
         click.echo(f"jaxrl: {e}", err=True)
         code = e.code
+        if code == LOST:  # jax would wait at its end for the process that is lost, and then abort
+            os._exit(code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("jaxrl: interrupted", err=True)
         code = INTERRUPTED

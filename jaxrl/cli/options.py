@@ -25,14 +25,20 @@ class Whole(click.ParamType):
 
     name = "int"
 
+    def __init__(self, words: tuple[str, ...] = ()):
+        self.words = words  # that are taken too, as they are
+
     def convert(self, value, param, ctx):
+        if value in self.words:
+            return value
         try:
             number = float(value)
             if number.is_integer():
                 return int(number)
         except (ValueError, OverflowError):
             pass
-        raise InputError(f"{title(param)}: {value!r} is not a whole number")
+        also = "".join(f" or {word}" for word in self.words)
+        raise InputError(f"{title(param)}: {value!r} is not a whole number{also}")
 
 
 class Number(click.ParamType):
@@ -125,7 +131,8 @@ def kind(field: dataclasses.Field) -> click.ParamType:
     text = str(field.type)
     if "Linear" in text:
         return Number(schedules=True)
-    for type_, param in ((float, Number()), (int, Whole()), (str, click.STRING)):
+    whole = Whole(field.metadata.get("words", ()))
+    for type_, param in ((float, Number()), (int, whole), (str, click.STRING)):
         if field.type is type_:
             return param
     return Several(Number() if "float" in text else Whole())
@@ -165,6 +172,12 @@ def only_json(wanted: bool) -> Iterator[Any]:
         os.dup2(real, 1)
         os.close(real)
 
+
+DISTRIBUTED = click.Option(
+    ["--distributed"],
+    is_flag=True,
+    help="be one of several processes: of Slurm, Open MPI, a TPU pod, or jaxrl supervise",
+)
 
 SINKS = [
     click.Option(

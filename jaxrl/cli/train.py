@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import SINKS, Assignment, flag, only_json
+from jaxrl.cli.options import DISTRIBUTED, SINKS, Assignment, flag, only_json
 from jaxrl.errors import InputError
 from jaxrl.metrics import explain
 from jaxrl.run import catalogue
@@ -21,6 +21,7 @@ OUTPUT = [
         help="physics of the environment, such as gravity=12",
     ),
     *SINKS,
+    DISTRIBUTED,
     click.Option(["--json", "as_json"], is_flag=True, help="print the summary, and nothing else"),
     click.Option(["--quiet"], is_flag=True, help="no progress"),
 ]
@@ -61,6 +62,10 @@ class Papers(click.Group):
         if args[0].startswith("-"):
             raise InputError(f"paper: none before {args[0]}; jaxrl train SLUG {args[0]} ...")
         catalogue.find(args[0])
+        if "--distributed" in args:  # before a paper's file is loaded, which may compute
+            from jaxrl.run import ranks
+
+            ranks.join()
         ctx.meta["env"] = env = next(iter(named(args)), "")
         if env:  # a mistyped name is said before jax is imported
             import envs
@@ -100,6 +105,7 @@ class Papers(click.Group):
 def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     """Resolve what was given over the configuration file over the defaults, then train."""
     from jaxrl.run import job as jobs
+    from jaxrl.run import ranks
     from jaxrl.run.sinks import Sinks
 
     sinks = Sinks(given["sink"], given["per_seed"])
@@ -111,20 +117,20 @@ def run(paper: str, given: dict, flags: dict[str, list[click.Option]]) -> None:
     for table, options in flags.items():
         said = {o.name: given[o.name] for o in options if given[o.name] is not None}
         tables[table] |= said
-    with only_json(given["as_json"]) as emit:
+    with only_json(given["as_json"] and ranks.first()) as emit:
         emit(start(jobs.resolve(**tables), given["folder"], given["quiet"], sinks))
 
 
 def start(job, folder: str | None, quiet: bool, sinks) -> dict:
     """Train with progress on standard error; end by naming the folder and the picture."""
     from jaxrl.cli.progress import shown
-    from jaxrl.run import record
+    from jaxrl.run import ranks, record
     from jaxrl.run.run import set_up
     from jaxrl.run.train import train
 
-    target = record.new_folder(folder, job)
+    target = record.new_folder(folder, job) if ranks.first() else Path(folder or ".")
     setting = set_up(job)
-    with shown(job, quiet) as (see, say):
+    with shown(job, quiet or not ranks.first()) as (see, say):
         summary = train(job, target, setting, see, say, sinks)
     told(summary, target, say)
     return summary

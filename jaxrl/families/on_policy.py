@@ -9,6 +9,7 @@ passes in the one its equations define. `surrogate` and `value_loss` are functio
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from jaxrl.errors import InputError
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
-from jaxrl.rollout import Stage, begin, rollout, rows, see
+from jaxrl.rollout import Stage, begin, flattened, rollout, rows, see
 from jaxrl.shuffle import shuffle
 from jaxrl.types import Batch, Key, Params
 
@@ -41,6 +42,12 @@ class OnPolicy:
     num_steps: int = arg(64, "steps of each environment an iteration", "[1, inf)")
     epochs: int = arg(4, "passes over each rollout", "[1, inf)")
     minibatches: int = arg(4, "minibatches a pass", "[1, inf)")
+    groups: int = arg(
+        1,
+        "of environments, each with random numbers and a shuffle of its own: devices that share "
+        "one seed's environments take whole ones; as many as these, unless it is said",
+        "[1, inf)",
+    )
     normalise_obs: bool = arg(False, "observations by their running mean and deviation")
     normalise_reward: bool = arg(False, "rewards by the running deviation of the return")
     normalise_advantage: bool = arg(True, "advantages to mean 0, deviation 1 over the rollout")
@@ -49,6 +56,13 @@ class OnPolicy:
     def problem(self) -> str:
         """What is wrong between fields, in one line; "" if nothing is."""
         rows = self.num_envs * self.num_steps
+        if self.num_envs % self.groups:
+            return f"groups: {self.groups} does not divide num_envs = {self.num_envs}"
+        if self.groups > 1 and rows // self.groups % self.minibatches:
+            return (
+                f"minibatches: {self.minibatches} does not divide num_envs / groups * num_steps = "
+                f"{self.num_envs} / {self.groups} * {self.num_steps} = {rows // self.groups}"
+            )
         if rows % self.minibatches:
             return (
                 f"minibatches: {self.minibatches} does not divide num_envs * num_steps = "
@@ -165,22 +179,35 @@ def minibatches(key: Key, b: Batch, hp: Any, sequences: bool):
 
     Rows [M, ...] of a flattened batch, or whole sequences [T, M, ...] with the memory they began
     with. What the loss does not read is left out, so that it is not carried through the shuffle.
+    Each has as much of every group of environments, so that no row leaves its group's device.
     """
-    dual, memory = b.dual, b.memory
+    dual, memory, G = b.dual, b.memory, hp.groups
     b = b.replace(reward=None, terminated=None, done=None, next_value=None, dual=(), memory=())
-    n = b.start.shape[1] if sequences else b.start.size
+    n = (b.start.shape[1] if sequences else b.start.size) // G
     if n % hp.minibatches:
-        raise InputError(f"minibatches: {hp.minibatches} does not divide num_envs = {n} sequences")
+        of = "num_envs" if G == 1 else "num_envs / groups"
+        raise InputError(f"minibatches: {hp.minibatches} does not divide {of} = {n} sequences")
     if not sequences:
-        b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), b)
+        b = jax.tree.map(lambda x: flattened(x, G), b)
 
     def take(i):
+        at = partial(picked, i=i)
         if not sequences:
-            return jax.tree.map(lambda x: x[i], b).replace(dual=dual)
-        mem = jax.tree.map(lambda x: x[i], memory)
-        return jax.tree.map(lambda x: x[:, i], b).replace(memory=mem, dual=dual)
+            return jax.tree.map(at, b).replace(dual=dual)
+        return jax.tree.map(jax.vmap(at), b).replace(memory=jax.tree.map(at, memory), dual=dual)
 
-    return shuffle(key, n).reshape(hp.minibatches, -1), take
+    if G == 1:
+        return shuffle(key, n).reshape(hp.minibatches, -1), take
+    index = jax.vmap(lambda k: shuffle(k, n))(jax.random.split(key, G))
+    return jnp.moveaxis(index.reshape(G, hp.minibatches, -1), 0, 1), take
+
+
+def picked(x: jax.Array, i: jax.Array) -> jax.Array:
+    """The rows [M, ...] of x [N, ...] at i [M]; or at i [G, M / G], counted within each group."""
+    if i.ndim == 1:
+        return x[i]
+    own = x.reshape(len(i), -1, *x.shape[1:])
+    return jax.vmap(lambda x, i: x[i])(own, i).reshape(i.size, *x.shape[1:])
 
 
 def one_pass(step: Callable, carry: Any, b: Batch, key: Key, hp: Any, sequences: bool):

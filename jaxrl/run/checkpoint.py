@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import NO_CHECKPOINT, InputError, RunError, reason
+from jaxrl.run import ranks
 from jaxrl.run.files import write_whole
 from jaxrl.types import is_key
 
@@ -69,7 +70,8 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 def plain(state: Any) -> dict[str, np.ndarray]:
     """The leaves of a state by their paths, as arrays of their own."""
-    return {path: np.array(data(x)) for path, x in by_path(state).items()}
+    leaves = {path: data(x) for path, x in by_path(state).items()}
+    return {path: np.array(x) for path, x in ranks.whole(leaves).items()}
 
 
 def digest(leaves: dict[str, np.ndarray]) -> str:
@@ -109,15 +111,24 @@ def orbax() -> Any:
     return orbax.checkpoint
 
 
+def checkpointer() -> Any:
+    """Orbax's, of this process alone: it would wait for the others, which write nothing."""
+    ocp = orbax()
+    if not ranks.several():
+        return ocp.StandardCheckpointer()
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def write(
     folder: Path, leaves: dict[str, np.ndarray], metrics: dict[str, np.ndarray], about: dict
 ) -> None:
     """Write a checkpoint; it is complete once its manifest is there. OSError if it cannot be."""
-    ocp = orbax()
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(parents=True)
     try:
-        with ocp.StandardCheckpointer() as writer:
+        with checkpointer() as writer:
             writer.save((folder / STATE).absolute(), numbered(leaves))
     except OSError:
         raise
@@ -174,13 +185,12 @@ def read(folder: Path, like: Any) -> Point:
 
 def load(folder: Path, about: dict, like: Any) -> Point:
     """`read`, of one that was verified and says `about` of itself."""
-    ocp = orbax()
     wanted = by_path(jax.eval_shape(partial(jax.tree.map, data), like))
     if different := misfit({k: kind(x) for k, x in wanted.items()}, about["leaves"]):
         raise CheckpointError(f"checkpoint: {folder} is of another state: {different}")
     empty = {k: np.empty(x.shape, x.dtype) for k, x in wanted.items()}
     try:
-        with ocp.StandardCheckpointer() as reader:
+        with checkpointer() as reader:
             found = reader.restore((folder / STATE).absolute(), numbered(empty))
         with np.load(folder / METRICS, allow_pickle=False) as file:
             metrics = dict(file)
@@ -276,7 +286,9 @@ class Saver:
         self.wait()
         about = about | {"iteration": iteration}
         self.scores[iteration] = about["score"]
-        self.pending = self.thread.submit(self.work, iteration, plain(state), metrics, about)
+        leaves = plain(state)  # by all processes
+        if ranks.first():
+            self.pending = self.thread.submit(self.work, iteration, leaves, metrics, about)
 
     def work(self, iteration: int, leaves: dict, metrics: dict, about: dict) -> None:
         write(self.run / "ckpt" / str(iteration), leaves, metrics, about)

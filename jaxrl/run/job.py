@@ -15,6 +15,7 @@ from jaxrl.hyper import Linear, arg, check, hyper, replace
 from jaxrl.policies import Network
 from jaxrl.run import catalogue
 
+EVERY_DEVICE = -1  # --devices all
 EVERY = re.compile(r"\d{1,9}|\d{1,6}(\.\d+)?m")
 
 
@@ -40,7 +41,13 @@ class Job:
         "all seeds at once (vmap), or one after the other, each bitwise its own single run (map)",
         ("auto", "vmap", "map"),
     )
-    devices: int = arg(0, "that seeds are shared out over; 0: all there are", "[0, 65536]")
+    devices: int = arg(
+        0,
+        "that seeds are shared out over, and if they are more than seeds the environments of each; "
+        "N or all (-1); 0: as seeds can be",
+        "[-1, 65536]",
+        words=("all",),
+    )
     checkpoint_every: str = arg("5m", "so many iterations, or minutes as 5m")
     keep: int = arg(3, "checkpoints, besides the one whose evaluation was best", "[1, 10000]")
     on_nan: str = arg(
@@ -79,8 +86,10 @@ class Job:
             return f"checkpoint_every: {every!r} is not a number of iterations, or minutes as 5m"
         if self.seed + self.seeds > 2**32:
             return f"seed: {self.seed} + {self.seeds} seeds is outside [0, 2**32]"
-        if self.devices and self.seeds % self.devices:
-            return f"devices: {self.devices} does not divide seeds = {self.seeds}"
+        if self.devices > 0 and self.seeds % self.devices and self.devices % self.seeds:
+            return (
+                f"devices: {self.devices} neither divides nor is a multiple of seeds = {self.seeds}"
+            )
         if not 1 <= self.iterations < 2**31:
             few = "less than one iteration" if not self.iterations else "more than 2**31 iterations"
             return f"steps: {self.steps} is {few} of {each} steps"
@@ -106,6 +115,8 @@ def resolve(*, run: dict, env_params: dict, network: dict, hyper: dict) -> Job:
     hp = replace(cls.for_env(kind), **hyper)
     net = replace(cls.network_for(kind), **network)
     run = getattr(cls, "RUN", {}) | run  # a family may have defaults of its own
+    if run.get("devices") == "all":
+        run = run | dict(devices=EVERY_DEVICE)
     return check(Job(**run, env_params=env_params, network=net, hyper=hp))
 
 

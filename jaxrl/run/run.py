@@ -6,6 +6,7 @@ beside the second chunk, or when it is first wanted. Each is compiled once.
 """
 
 import ctypes
+import dataclasses
 import os
 import sys
 import time
@@ -13,20 +14,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl import hyper
 from jaxrl.core import Algo
 from jaxrl.errors import InputError, reason
-from jaxrl.rollout import agents, evaluate, known, objectives
-from jaxrl.run import catalogue
+from jaxrl.rollout import Stage, agents, evaluate, known, objectives
+from jaxrl.run import catalogue, ranks
 from jaxrl.run.guard import guarded
-from jaxrl.run.job import Job
+from jaxrl.run.job import EVERY_DEVICE, Job
 
 MALLOC = {-3: 2**28, -1: 2**31 - 1}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: bytes
 KINDS = ("temp", "argument", "output", "alias")  # of a program's memory
@@ -34,8 +36,25 @@ CHUNK_SECONDS = 10.0  # at most, about: so long does a signal wait
 CACHED = 2**23  # bytes: with larger arrays seeds are faster in turn than side by side, on a CPU
 # XLA prefers half the width of a machine's vectors: an iteration is then 5 to 15 % slower
 WIDE = {"xla_cpu_prefer_vector_width": "512"}
-ROWS, ALL = PartitionSpec("rows"), PartitionSpec()  # over devices: a part of the rows each; whole
+# over devices: a part of the rows each; of each row's environments too; whole
+ROWS, ENVS, ALL = PartitionSpec("rows"), PartitionSpec("rows", "envs"), PartitionSpec()
 QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
+
+
+class Layout(NamedTuple):
+    """How many devices share the rows, as many to each, and how many the environments of each."""
+
+    rows: int
+    envs: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.rows * self.envs
+
+    @property
+    def mesh(self) -> Mesh:
+        some = np.array(jax.devices()[: self.devices])
+        return Mesh(some.reshape(self.rows, self.envs), ("rows", "envs"))
 
 
 class Setting(NamedTuple):
@@ -50,12 +69,16 @@ class Setting(NamedTuple):
     in_turn: bool = False  # rows train one after the other
 
     @property
-    def devices(self) -> int:
-        """How many devices the rows are shared out over, as many to each. XLA makes another program
-        for several than for one, by the last bits: `map` stays on one unless it is told."""
-        rows, unsaid = len(self.seeds), 1 if self.job.seed_mode == "map" else len(jax.devices())
-        most = self.job.devices or unsaid
-        return max(n for n in range(1, most + 1) if rows % n == 0)
+    def layout(self) -> Layout:
+        """Rows are shared out first, since they are nothing to each other; the environments of a
+        row if more devices are asked for. XLA makes another program for several than for one, by
+        the last bits: `map` stays on one unless it is told."""
+        rows, there, said = len(self.seeds), len(jax.devices()), self.job.devices
+        unsaid = 1 if self.job.seed_mode == "map" else there
+        most = there if said == EVERY_DEVICE else said or unsaid
+        n = most_of(most, rows)
+        shared = said and hasattr(self.hp, "groups")
+        return Layout(n, most_of(most // n, self.hp.num_envs) if shared else 1)
 
     @property
     def keys(self) -> jax.Array:
@@ -79,6 +102,45 @@ class Setting(NamedTuple):
         )
 
 
+def most_of(limit: int, n: int) -> int:
+    """The largest divisor of n up to a limit."""
+    return max(k for k in range(1, limit + 1) if n % k == 0)
+
+
+def shared_out(job: Job) -> Job:
+    """The job with as many groups of environments as devices will share those of one seed, unless
+    it says how many.
+
+    Raises:
+      InputError: such sharing is asked for where it cannot be.
+    """
+    all_, there = job.devices == EVERY_DEVICE, len(jax.devices())
+    most = there if all_ else job.devices
+    if most <= job.seeds or getattr(job.hyper, "groups", 0) != 1:
+        return job
+    each = most // most_of(most, job.seeds)
+    choices = [job.hyper.replace(groups=k) for k in range(each, 0, -1 if all_ else -each)]
+    if fits := [hp for hp in choices if not hp.problem()]:
+        return dataclasses.replace(job, hyper=fits[0])
+    raise InputError(f"devices: {each} for each seed are not possible: {choices[0].problem()}")
+
+
+def enough(job: Job) -> None:
+    """InputError where a job names more devices than there are, or than it can put to use."""
+    there, said = len(jax.devices()), job.devices
+    if said > there:
+        raise InputError(f"devices: {said} are more than the {there} there are")
+    if said > job.seeds:
+        each, name = said // job.seeds, Path(job.paper).stem
+        if not hasattr(job.hyper, "groups"):
+            why = f"devices share no environments of {name}"
+            raise InputError(f"devices: {said} are more than seeds = {job.seeds}, and {why}")
+        if job.hyper.num_envs % each:
+            raise InputError(
+                f"devices: {each} for each seed do not divide num_envs = {job.hyper.num_envs}"
+            )
+
+
 @cache
 def cores_as_devices() -> None:
     """Make each core a device, if jax has not begun and nobody has said how many: rows that are
@@ -91,14 +153,17 @@ def cores_as_devices() -> None:
         jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
-def set_up(job: Job) -> Setting:
+def set_up(job: Job, begun: bool = False) -> Setting:
     """Build a job's algorithm and world, and trace one iteration so that whatever does not fit is
-    said before anything compiles."""
+    said before anything compiles.
+
+    begun: it goes on, whatever devices there are now: its groups of environments stay.
+    """
     import envs
 
     cores_as_devices()
-    if job.devices > (there := len(jax.devices())):
-        raise InputError(f"devices: {job.devices} are more than the {there} there are")
+    enough(job)
+    job = job if begun else shared_out(job)
     world = envs.make(job.env, **job.env_params)
     begins = known(world, "starts") or getattr(job.network, "model", "")
     if begins and getattr(job.hyper, "STARTS", False):
@@ -172,17 +237,18 @@ def one_state(s: Setting) -> Any:
 
 def over_rows(f: Callable, s: Setting) -> Callable:
     """f(x, ..., hp, world) over the leading axis of x, and of what a sweep varies; the rest is
-    shared. Each device has a part of the rows: they are nothing to each other."""
-    count = s.devices
-    mesh = Mesh(np.array(jax.devices()[:count]), ("rows",)) if count > 1 else None
+    shared. Each device has a part of the rows: they are nothing to each other. Where devices share
+    a row's environments, `places` says so and XLA does the rest."""
+    layout = s.layout
+    apart = layout.rows > 1 and layout.envs == 1
 
     def mapped(x, *rest):
         *shared, hp, world = rest
-        if mesh is None:
+        if not apart:
             return part(x, *rest)
         own = jax.tree.map(lambda y: ROWS if y.ndim else ALL, hp)
         specs = (ROWS, *[ALL for _ in shared], own, ALL)
-        out = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=ROWS, check_vma=False)
+        out = jax.shard_map(part, mesh=layout.mesh, in_specs=specs, out_specs=ROWS, check_vma=False)
         return out(x, *rest)
 
     def part(x, *rest):
@@ -197,7 +263,7 @@ def over_rows(f: Callable, s: Setting) -> Callable:
         rows = x, [y for y in leaves if y.ndim]
         if s.in_turn:
             return jax.lax.map(one, rows)
-        if len(s.seeds) > count:
+        if len(s.seeds) > (layout.rows if apart else 1):
             return jax.vmap(one)(rows)
         # an axis of length 1 costs a small program a tenth of its speed
         alone = one(jax.tree.map(lambda y: y[0], rows))
@@ -206,9 +272,34 @@ def over_rows(f: Callable, s: Setting) -> Callable:
     return mapped
 
 
-def traced(f: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Any:
-    """f as a program of such arguments, to be compiled."""
-    return jax.jit(f, donate_argnums=donate).lower(*args)
+def places(s: Setting, x: Any) -> Any:
+    """Where a pytree of rows lies when devices share the environments of each: n of a stage's
+    arrays [rows, n, ...] with the environments, the rest with every device of its row."""
+    layout, rows = s.layout, len(s.seeds)
+    on = lambda spec: NamedSharding(layout.mesh, spec)
+
+    def place(node):
+        n = node.start.shape[1] if isinstance(node, Stage) else -1
+        spec = lambda y: (
+            ENVS if y.shape[:2] == (rows, n) else ROWS if y.shape[:1] == (rows,) else ALL
+        )
+        return jax.tree.map(lambda y: on(spec(y)), node)
+
+    return jax.tree.map(place, x, is_leaf=lambda node: isinstance(node, Stage))
+
+
+def traced(f: Callable, *args: Any, donate: tuple[int, ...] = (), s: Setting | None = None) -> Any:
+    """f as a program of such arguments, the last of them shared by all rows, to be compiled.
+
+    s: whose layout it has; None: that of f.
+    """
+    if s is None or s.layout.envs == 1:
+        return jax.jit(f, donate_argnums=donate).lower(*args)
+    shared = jax.tree.map(lambda _: NamedSharding(s.layout.mesh, ALL), args[-1])
+    there = (*(places(s, x) for x in args[:-1]), shared)
+    out = places(s, jax.eval_shape(f, *args))
+    program = jax.jit(f, donate_argnums=donate, in_shardings=there, out_shardings=out)
+    return program.lower(*args)
 
 
 def compiled(program: Any, options: dict[str, Any] = WIDE) -> Callable:
@@ -228,7 +319,7 @@ class Placed(NamedTuple):
     placed: Any  # the shardings of its arguments
 
     def __call__(self, *args: Any) -> Any:
-        return self.program(*jax.device_put(args, self.placed))
+        return self.program(*ranks.placed(args, self.placed))
 
 
 def advance(algo: Algo, size: int, state: Any, t: jax.Array, n: jax.Array, hp: Any, world: Any):
@@ -259,7 +350,7 @@ def score(algo: Algo, episodes: int, greedy: bool, x: tuple, hp: Any, world: Any
 def mean_returns(result: dict, objective: str = "return") -> np.ndarray:
     """The mean return of each row [rows]. An episode that was cut counts with what it had: to
     leave it out would leave out the longest."""
-    return np.asarray(result[objective], float).mean(-1)
+    return np.asarray(ranks.whole(result[objective]), float).mean(-1)
 
 
 def evaluation_keys(s: Setting, point: int, seed: int = 0) -> jax.Array:
@@ -292,7 +383,8 @@ class Program(NamedTuple):
     examined: Later | None  # what the algorithm's own `examine` says; None where it has none
     chunk: int
     compile_seconds: float
-    bytes: int  # of memory that advancing takes, the state with it
+    each: int  # bytes of a device's memory that advancing takes, the state with it
+    bytes: int  # of one memory: cores share theirs
 
 
 @cache
@@ -315,7 +407,7 @@ def build(s: Setting) -> Program:
     state = jax.eval_shape(start, s.keys, *rest)
 
     def later(f: Callable) -> Later:
-        return Later(lambda: compiled(traced(over_rows(f, s), (state, s.keys), *rest)))
+        return Later(lambda: compiled(traced(over_rows(f, s), (state, s.keys), *rest, s=s)))
 
     examine = algo.examine
     scorers = (
@@ -324,21 +416,43 @@ def build(s: Setting) -> Program:
         later(lambda x, *rest: examine(*x, *rest)) if examine else None,
     )
     with ThreadPoolExecutor(2) as pool:
-        loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,)))
-        init = pool.submit(compiled, traced(start, s.keys, *rest), QUICK)
+        loop = pool.submit(compiled, traced(step, state, i, i, *rest, donate=(0,), s=s))
+        init = pool.submit(compiled, traced(start, s.keys, *rest, s=s), QUICK)
     init, loop = init.result(), loop.result()
     seconds = time.perf_counter() - began
-    return Program(init, loop, *scorers, chunk, seconds, memory(loop))
+    each = memory(loop)
+    own = s.layout.devices // jax.process_count() if jax.default_backend() == "cpu" else 1
+    return Program(init, loop, *scorers, chunk, seconds, each, each * own)
 
 
 def memory(program: Any) -> int:
-    """Bytes that a compiled program takes of one memory, what is donated to it counted once."""
-    several = isinstance(program, Placed)
-    need = (program.program if several else program).memory_analysis()
+    """Bytes that a compiled program takes of a device, what is donated to it counted once."""
+    need = (program.program if isinstance(program, Placed) else program).memory_analysis()
     size = {k: getattr(need, f"{k}_size_in_bytes", 0) for k in KINDS}
-    each = size["temp"] + size["argument"] + size["output"] - size["alias"]
-    shared = several and jax.default_backend() == "cpu"  # cores have one memory
-    return each * (len(jax.tree.leaves(program.placed)[0].device_set) if shared else 1)
+    return size["temp"] + size["argument"] + size["output"] - size["alias"]
+
+
+def described(s: Setting, program: Program) -> str:
+    """How the rows lie on devices, and the memory they take, in one line."""
+    rows, layout, per = len(s.seeds), s.layout, s.job.hyper.steps_per_iteration
+    many = lambda n, word: f"{n} {word}{'s' if n > 1 else ''}"
+    where = f"{many(rows, 'seed')} on {many(layout.devices, 'device')}"
+    if layout.envs > 1:
+        shared = s.job.hyper.num_envs // layout.envs
+        where += f", {shared} of {s.job.hyper.num_envs} environments on each"
+    elif layout.rows > 1:
+        where += f", {rows // layout.rows} on each"
+    steps = per * rows / layout.devices
+    step = f"{amount(program.each / steps)} an environment step"
+    return f"{where}: {amount(program.each)} of memory each, {step} of an iteration"
+
+
+def amount(x: float) -> str:
+    """Bytes in a few characters."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
+    return f"{x:.0f} B"
 
 
 class Chunk(NamedTuple):
@@ -377,8 +491,8 @@ def execute(
         began = time.perf_counter()
         state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
         done += n
-        metrics = jax.device_get(metrics)
-        seconds = time.perf_counter() - began
+        metrics = ranks.whole(metrics)
+        seconds = ranks.agreed(time.perf_counter() - began)
         size = min(program.chunk, max(1, int(CHUNK_SECONDS * n / seconds)))
         metrics = {k: v[:, :n] for k, v in metrics.items()}
         evaluation = None

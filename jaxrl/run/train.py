@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxrl.errors import DIVERGED, STORAGE, InputError, RunError
-from jaxrl.run import checkpoint, guard, record, report
+from jaxrl.run import checkpoint, guard, ranks, record, report
 from jaxrl.run import job as jobs
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
@@ -22,6 +22,7 @@ from jaxrl.run.run import (
     Program,
     Setting,
     build,
+    described,
     evaluation_keys,
     execute,
     mean_returns,
@@ -68,17 +69,24 @@ def train(
       RunError: it stopped before its end (a signal, a NaN, a full disk); see `resume`.
     """
     s = setting or set_up(job)
+    job = s.job
     say(f"compiling {job.title}: {job.seeds} seeds, {job.iterations} iterations")
     threading.Thread(target=checkpoint.orbax).start()  # imported while XLA compiles
     program = build(s)
-    with locked(folder), storage(folder):
-        return work(s, program, record.Recorder(folder, job), None, see, say, sinks)
+    with owned(folder) as place:
+        return work(s, program, record.Recorder(place, job), None, see, say, sinks)
 
 
-def reopen(folder: Path, steps: int | None = None, named: Iterable[str] = ()) -> Job:
+def reopen(
+    folder: Path,
+    steps: int | None = None,
+    named: Iterable[str] = (),
+    devices: int | str | None = 0,
+) -> Job:
     """The job of a run's folder, with more steps if they are said.
 
     Args:
+      devices: instead of those that it was run on, which need not be here; None: just those.
       named: code of one's own that may be run: the path of a paper's file, my_module:make.
 
     Raises:
@@ -87,8 +95,8 @@ def reopen(folder: Path, steps: int | None = None, named: Iterable[str] = ()) ->
     if not (folder / "config.toml").is_file():
         raise InputError(f"run: {folder} is not the folder of a run")
     tables = jobs.refuse_code(jobs.read(folder / "config.toml"), named)
-    if steps is not None:
-        tables["run"]["steps"] = steps
+    said = dict(steps=steps, devices=devices)
+    tables["run"] |= {name: x for name, x in said.items() if x is not None}
     return jobs.resolve(**tables)
 
 
@@ -100,6 +108,9 @@ def restore(s: Setting, folder: Path, say: Say, best: bool = False) -> checkpoin
       InputError: config.toml is not what the run began with.
     """
     where, about = (checkpoint.best if best else checkpoint.newest)(folder, say)
+    if (chosen := int(ranks.agreed(about["iteration"]))) != about["iteration"]:
+        where = where.with_name(str(chosen))  # the first process saw further
+        about = checkpoint.verify(where)
     if different := jobs.changed(jobs.to_tables(s.job), about["tables"]):
         raise InputError(f"{different}; {folder} cannot go on")
     if (then := about.get("dataset", "")) != (now := getattr(s.world, "sha256", "")):
@@ -127,9 +138,9 @@ def resume(
       InputError: the folder is in use, or of another run.
       RunError: no checkpoint is whole; or as `train`.
     """
-    job = job or reopen(folder)
-    with locked(folder), storage(folder):
-        s = set_up(job)
+    job = job or reopen(folder, devices=None)
+    with owned(folder) as place:
+        s = set_up(job, begun=True)
         point = restore(s, folder, say)
         done = point.iteration
         if done > job.iterations:
@@ -141,9 +152,22 @@ def resume(
         if (then := point.about["versions"]) != (now := record.versions()):
             moved = [f"{k} {then.get(k)} is now {v}" for k, v in now.items() if then.get(k) != v]
             say(f"{', '.join(moved)}: the same bits are not promised")
-        checkpoint.set_aside(folder, done)
+        if ranks.first():
+            checkpoint.set_aside(folder, done)
         say(f"resuming {job.title} after {done} of {job.iterations} iterations")
-        return work(s, build(s), record.Recorder(folder, job, point), point, see, say, sinks)
+        return work(s, build(s), record.Recorder(place, job, point), point, see, say, sinks)
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[Path]:
+    """Hold a run's folder; give the place to write at. A failing disk, or a process that is lost,
+    ends the run in one line."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ranks.together(lambda: way_on(folder)))
+        if ranks.first():
+            stack.enter_context(locked(folder))
+        stack.enter_context(storage(folder))
+        yield stack.enter_context(ranks.written(folder))
 
 
 @contextlib.contextmanager
@@ -193,19 +217,19 @@ class Watch:
         self.recorder.see(chunk)
         self.look(chunk)
         score = None if chunk.evaluation is None else finite(iqm(chunk.evaluation))
-        every = job.save_iterations
+        every, stop = job.save_iterations, ranks.most(caught[0] if caught else 0)
+        since = ranks.agreed(time.monotonic() - self.saved)
         if (
-            caught
+            stop
             or chunk.iteration == job.iterations
             or (every and chunk.iteration % every == 0)
             or (score is not None and score > self.saver.best)
-            or time.monotonic() - self.saved >= 60 * job.save_minutes
+            or since >= 60 * job.save_minutes
         ):
             self.save(chunk.iteration, chunk.state, score)
-        if caught and chunk.iteration < job.iterations:
+        if stop and chunk.iteration < job.iterations:
             self.saver.wait()
-            name = signal.Signals(caught[0]).name
-            raise RunError(f"stopped by {name}; {way_on(folder)}", 128 + caught[0])
+            raise RunError(f"stopped by {signal.Signals(stop).name}; {way_on(folder)}", 128 + stop)
 
     def look(self, chunk: Chunk) -> None:
         """Stop at what is not finite, or say who is frozen."""
@@ -241,9 +265,10 @@ def work(
 ) -> dict:
     """Train to the end with checkpoints on the way, and write what came out."""
     job, folder = s.job, recorder.folder
+    say(described(s, program))
     saver = checkpoint.Saver(folder, job.keep)
     before = point.iteration if point else None
-    opened = open_sinks(sinks, s, folder, before, say)
+    opened = open_sinks(sinks if ranks.first() else Sinks(), s, folder, before, say)
     with guard.signals() as caught, contextlib.closing(saver), opened as write:
         watch = Watch(s, recorder, saver, say)
         if point:
@@ -265,7 +290,7 @@ def work(
     if program.examined:
         first = program.init(s.keys, s.hp, s.world), evaluation_keys(s, 1)
         for name, x in dict(start=first, final=last).items():
-            got = program.examined(x, s.hp, s.world)
+            got = ranks.whole(program.examined(x, s.hp, s.world))
             told[name] = {k: summarise(np.asarray(v, float)) for k, v in got.items()}
     steps = job.iterations * job.hyper.steps_per_iteration
     summary = dict(
@@ -275,8 +300,8 @@ def work(
         seed=job.seed,
         steps=steps,
         iterations=job.iterations,
-        final_return=final(program.greedy(last, s.hp, s.world), s.world),
-        final_return_stochastic=final(program.sampled(last, s.hp, s.world), s.world),
+        final_return=final(ranks.whole(program.greedy(last, s.hp, s.world)), s.world),
+        final_return_stochastic=final(ranks.whole(program.sampled(last, s.hp, s.world)), s.world),
         **told,
         frozen=[
             dict(seed=int(s.seeds[loss.row]), iteration=loss.iteration, metric=loss.metric)
@@ -287,7 +312,7 @@ def work(
         seconds=recorder.seconds,
         compile_seconds=program.compile_seconds,
         seed_mode="map" if s.in_turn else "vmap",
-        devices=s.devices,
+        devices=s.layout.devices,
         versions=record.versions(),
     )
     arrays = recorder.finish()
