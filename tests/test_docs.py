@@ -102,6 +102,7 @@ def flags(name: str, first: str) -> set[str]:
 @page
 def test_the_flags_of_a_page_are_the_commands(page):
     text = page.read_text().replace("\\\n", " ")  # a line that goes on
+    text = text.replace(" -- ", "\n")  # before a command within a command
     for name, rest in re.findall(r"jaxrl ([a-z-]+)\b([^\n`]*)", text):
         if name in COMMANDS:
             said = set(re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)", rest.partition(" # ")[0]))

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "train a paper at every point of a grid, in one program",
     "tune": "search a paper's hyperparameters with Optuna, in batches of one program",
     "resume": "go on with a run that was stopped or killed, or make one longer",
+    "supervise": "start a command again when a process is lost, from the last checkpoint",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",
     "render": "show a run's policy at work: gif, mp4, or an html that opens offline",
     "export": "write a run's policy as arrays, or as a program that needs no jaxrl",

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 from flax import struct
 
 from jaxrl.core import Algo
+
+TOGETHER = 1.0  # seconds
 
 
 class Guarded(struct.PyTreeNode):
@@ -91,16 +94,26 @@ def losses(metrics: dict[str, np.ndarray], before: int = 0) -> list[Loss]:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C, so that a run ends at the end of a chunk; a second is at once."""
+    """Collect SIGTERM and Ctrl-C, so that a run ends at the end of a chunk; a second is at once.
+
+    Within `TOGETHER` seconds it is the same one still: a cluster tells a run and its supervisor,
+    who passes it on.
+    """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may
         return
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    first = 0.0
 
     def catch(number, frame):
+        nonlocal first
+        if not caught:
+            first = time.monotonic()
+        elif time.monotonic() - first >= TOGETHER:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
         caught.append(number)
-        signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, catch)
