@@ -70,8 +70,9 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 def plain(state: Any) -> dict[str, np.ndarray]:
     """The leaves of a state by their paths, as arrays of their own."""
-    leaves = {path: data(x) for path, x in by_path(state).items()}
-    return {path: np.array(x) for path, x in ranks.whole(leaves).items()}
+    leaves = by_path(state)
+    arrays = ranks.whole([data(x) for x in leaves.values()])
+    return dict(zip(leaves, map(np.array, arrays)))
 
 
 def digest(leaves: dict[str, np.ndarray]) -> str:
