@@ -64,7 +64,12 @@ BAD = [
     ([*TRAIN, "--num-steps", 0], "num_steps: 0 is outside [1, inf)"),
     ([*TRAIN, "--evals", 0], "evals: 0 is outside [1, 10000]"),
     ([*TRAIN, "--eval-episodes", 3], "eval_episodes: 3 is outside [20, 100000]"),
-    ([*TRAIN, "--seeds", 3, "--devices", 2], "devices: 2 does not divide seeds = 3"),
+    (
+        [*TRAIN, "--seeds", 3, "--devices", 2],
+        "devices: 2 neither divides nor is a multiple of seeds = 3",
+    ),
+    ([*TRAIN, "--devices", "most"], "devices: 'most' is not a whole number or all"),
+    ([*TRAIN, "--groups", 3], "groups: 3 does not divide num_envs = "),
     ([*TRAIN, "--seeds", 99, "--devices", 99], "devices: 99 are more than the "),
     ([*TRAIN, "--seed-mode", "pmap"], "seed_mode: pmap is not one of auto, vmap, map"),
     ([*TRAIN, "--activation", "tahn"], "activation: tahn is not one of tanh, relu"),

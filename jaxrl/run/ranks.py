@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from jaxrl.errors import LOST, InputError, RunError, reason
+from jaxrl.run.supervise import COORDINATOR, PROCESS, PROCESSES
 from jaxrl.types import is_key
 
-SAID = ("JAXRL_COORDINATOR", "JAXRL_PROCESSES", "JAXRL_PROCESS")
+SAID = (COORDINATOR, PROCESSES, PROCESS)
 HEARTBEAT = 30  # seconds of silence after which a process is lost; JAX waits for 100
 
 
@@ -38,7 +39,7 @@ def join() -> None:
         address, count, own = (said[name] for name in SAID)
         if not (count.isdigit() and own.isdigit() and int(own) < int(count)):
             raise InputError(
-                f"distributed: {SAID[2]}: {own!r} is not one of {SAID[1]} = {count!r}, from 0"
+                f"distributed: {PROCESS}: {own!r} is not one of {PROCESSES} = {count!r}, from 0"
             )
         where = dict(coordinator_address=address, num_processes=int(count), process_id=int(own))
     try:

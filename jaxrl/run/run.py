@@ -177,6 +177,10 @@ def set_up(job: Job, begun: bool = False) -> Setting:
     algo = algo._replace(init=jax.jit(algo.init), step=jax.jit(algo.step))  # traced only once
     hp = hyper.cast(job.hyper.replace(horizon=float(job.iterations)))
     setting = Setting(job, algo, hp, world, np.arange(job.seed, job.seed + job.seeds))
+    used, there = setting.layout.devices, len(jax.devices())
+    if ranks.several() and used < there:
+        why = f"{job.seeds} seeds use {used} of the {there} that the processes have"
+        raise InputError(f"devices: {why}; --devices all shares environments too")
     try:
         step = jax.make_jaxpr(algo.step)(one_state(setting), jnp.int32(0), hp, world)
     except InputError:

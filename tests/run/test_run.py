@@ -93,7 +93,7 @@ def test_seeds_too_large_for_the_cache_train_in_turn(monkeypatch):
 
 def test_seeds_are_shared_out_over_devices():
     """As many to each; `map` stays on one, where a seed is bitwise its single run."""
-    of = lambda **run: set_up(resolve(run=run)).devices
+    of = lambda **run: set_up(resolve(run=run)).layout.devices
     assert [of(seeds=n) for n in (1, 2, 3, 4)] == [1, 2, 1, 2]
     assert of(seeds=4, devices=1) == of(seeds=4, seed_mode="map") == 1
     assert of(seeds=4, seed_mode="map", devices=2) == 2
