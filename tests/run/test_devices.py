@@ -74,8 +74,8 @@ def test_devices_that_cannot_be_put_to_use(run, message, of_all):
 def test_where_a_state_lies():
     s = set_up(resolve(devices=2))
     at = places(s, jax.eval_shape(over_rows(s.algo.init, s), s.keys, s.hp, s.world))
-    assert at.inner.stage.obs.spec == at.inner.stage.start.spec == ("rows", "envs")
-    assert at.inner.stage.episodes.ret.spec == ("rows", "envs")
+    assert at.inner.stage.obs.spec == at.inner.stage.start.spec == jax.P("rows", "envs")
+    assert at.inner.stage.episodes.ret.spec == jax.P("rows", "envs")
     assert {x.spec for x in jax.tree.leaves(at.inner.params)} == {jax.P("rows")}
 
 
