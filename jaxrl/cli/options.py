@@ -166,6 +166,12 @@ def only_json(wanted: bool) -> Iterator[Any]:
         os.close(real)
 
 
+def queued(command: Any) -> Any:
+    """The option by which workers do what a command asks for."""
+    about = "let workers do it: jaxrl worker --queue DIR"
+    return click.option("--queue", metavar="DIR", help=about)(command)
+
+
 SINKS = [
     click.Option(
         ["--sink", "sink"],
