@@ -47,7 +47,7 @@ class Task(NamedTuple):
     def text(self) -> str:
         """The job as its file holds it: relative paths in it are from where it was asked."""
         about = dict(kind=self.kind, cwd=os.getcwd(), code=code())
-        return json.dumps(about | self.spec, sort_keys=True)
+        return json.dumps(about | self.spec)  # in their order: that of a grid's names matters
 
     @property
     def name(self) -> str:
