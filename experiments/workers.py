@@ -4,8 +4,9 @@
 
 `jaxrl compare --queue` asks for fifty tiny runs. Three workers do them; again and again, after a
 number of seconds that is uniform between the two of `--every`, one of them, drawn at random, is
-killed with -9, and another is started. Each run must end in the state of the same comparison without
-a queue, with the same returns. That one is run before, so that programs are compiled already.
+killed with -9, and another is started. Each run must end in the state that it has in the same
+comparison without a queue, with the same returns. That one is run first, so that programs are
+compiled already.
 """
 
 import argparse
