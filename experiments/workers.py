@@ -48,8 +48,8 @@ def worker(work: Path) -> subprocess.Popen:
 
 def done(process: subprocess.Popen, log: Path) -> None:
     """Wait for a command; what it said is the error of this one if it failed."""
-    if process.wait():
-        raise SystemExit(log.read_text()[-2000:])
+    if code := process.wait():
+        raise SystemExit(f"{log.name}: exit code {code}\n{log.read_text()[-2000:]}")
 
 
 def killed(work: Path, dice: random.Random, every: tuple[float, float]) -> tuple[list, float]:

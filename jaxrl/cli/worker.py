@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Number, Whole
+from jaxrl.cli.options import Whole
 from jaxrl.cli.output import speaker
 from jaxrl.errors import InputError
 
@@ -13,7 +13,7 @@ TWICE = "allow it to jobs; may be given twice"
 
 @click.command()
 @click.option("--queue", "folder", metavar="DIR", help="the folder of jobs, the same for all")
-@click.option("--lease", type=Number(), default=60, show_default=True, help="seconds; see below")
+@click.option("--lease", type=float, default=60, show_default=True, help="seconds; see below")
 @click.option("--wait", is_flag=True, help="stay when nothing is left to do")
 @click.option("--paper", "papers", multiple=True, metavar="FILE.py", help=TWICE)
 @click.option("--env", "envs", multiple=True, metavar="MODULE:MAKE", help=TWICE)

@@ -186,11 +186,12 @@ def start(
         if not equals:
             raise InputError(f"slurm_param: {text!r} is not NAME=VALUE")
         said[name] = job.literal(x)
-    place = queue.opened(folder).absolute()
+    place = Path(folder).absolute()
     executor = submitit.AutoExecutor(folder=place / "slurm" / "%j", cluster=cluster)
     try:
         executor.update_parameters(**said)
     except (NameError, AssertionError, TypeError) as e:
         raise InputError(f"slurm_param: {reason(e)}") from e
+    queue.opened(place)
     with executor.batch():
         return [executor.submit(work, str(place), *how) for _ in range(count)]
