@@ -30,7 +30,7 @@ from jaxrl.run import catalogue, record
 
 FOLDERS = ("todo", "doing", "done", "waiting")
 LEASE = 60.0  # seconds
-TRIES = 5  # a job that so many workers did not survive is not begun again
+TRIES = 10  # a job that so many workers did not survive is not begun again
 IDLE = 15.0  # seconds without a worker, after which one is asked for
 FILE = re.compile(r"[\w.=,+-]+@\d+(@\d+(\.\d+)?@[\w.=,+-]+)?")  # the stem of a job's
 DEFECT, BAD_INPUT = 1, 2  # codes of an error, as the command's exit codes

@@ -141,7 +141,9 @@ def test_a_job_that_no_worker_survives_ends(place):
         queue.restore(place)
     assert queue.take(place, "me", 60.0) is None
     out = queue.outcome(place, task.name)
-    with pytest.raises(RunError, match="begun 5 times; the last time its worker was killed"):
+    with pytest.raises(
+        RunError, match=f"begun {queue.TRIES} times; the last time its worker was killed"
+    ):
         queue.value(out)
     queue.submit(place, [task], again=False)
     assert queue.take(place, "me", 60.0) is None
