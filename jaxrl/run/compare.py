@@ -77,7 +77,8 @@ def opened(folder: Path, asked: dict) -> None:
 
 def run_unit(unit: Unit, see: Any, say: Any, sinks: Sinks) -> dict:
     """The summary of a unit's run, which is begun, gone on with, or there already."""
-    if not checkpoint.points(unit.folder):  # not begun, or killed before there was a checkpoint
+    begun = checkpoint.points(unit.folder)
+    if not any((p / checkpoint.MANIFEST).exists() for p in begun):  # or killed in its first one
         shutil.rmtree(unit.folder, ignore_errors=True)
         return train(unit.job, unit.folder, see=see, say=say, sinks=sinks)
     loss = lambda line: line.startswith("sink ") and say(line)  # of the rest a row is enough

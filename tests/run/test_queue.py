@@ -313,6 +313,20 @@ def test_a_comparison_by_workers_is_the_one_without(tmp_path, monkeypatch):
     assert {p.name for p in Path("many").iterdir()} == {p.name for p in Path("alone").iterdir()}
 
 
+def test_a_run_that_was_killed_in_its_first_checkpoint_is_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "train", lambda *a, **k: "begun")
+    monkeypatch.setattr(compare, "resume", lambda *a, **k: "gone on with")
+    (unit,) = compare.plan([f"ppo:{TINY}"], ["CartPole-v1"], RUN, tmp_path)
+    do = lambda: compare.run_unit(unit, None, quiet, compare.Sinks())
+    half, whole = (unit.folder / "ckpt" / n for n in ("0", "9"))
+    half.mkdir(parents=True)
+    assert do() == "begun" and not half.exists()
+    for point in (half, whole):
+        point.mkdir(parents=True)
+    (whole / "manifest.json").touch()
+    assert do() == "gone on with" and half.exists()
+
+
 def test_a_sweep_by_workers_asks_what_it_would_do_itself(tmp_path, monkeypatch):
     """Every value comes through a file as it was: schedules, tuples, infinity."""
     monkeypatch.chdir(tmp_path)
