@@ -253,6 +253,7 @@ def compare(
     env: str | Sequence[str],
     folder: str | None = None,
     sinks: str | Sinks = "",
+    queue: str | None = None,
     quiet: bool = False,
     **run: Any,
 ) -> Comparison:
@@ -261,6 +262,7 @@ def compare(
     Args:
       papers: slugs or files, with settings of their own as "ppo:eps=0.1"; the first is the
         baseline.
+      queue: a folder from which workers take the runs: `jaxrl worker --queue DIR`.
       run: seeds (10), seed, steps, evals, on_nan and eval_episodes, of every run.
     """
     envs = [env] if isinstance(env, str) else list(env)
@@ -268,7 +270,8 @@ def compare(
     run = dict(seeds=10) | {k: jobs.whole(x) for k, x in run.items()}
     target = Path(folder) if folder else unused("compare", *papers)
     see = lambda job: shown(job, quiet)
-    comparing.compare(list(papers), envs, run, target, see, sinks=Sinks.of(sinks))
+    say = lines(quiet) if queue else (lambda line: None)  # a run has a display of its own
+    comparing.compare(list(papers), envs, run, target, see, say, Sinks.of(sinks), queue)
     return Comparison(target, [*(catalogue.absolute(p.partition(":")[0]) for p in papers), *envs])
 
 
@@ -285,6 +288,7 @@ def sweep(
     static: Mapping[str, Any] = {},
     rows: int = 0,
     folder: str | None = None,
+    queue: str | None = None,
     quiet: bool = False,
     **run: Any,
 ) -> Sweep:
@@ -293,12 +297,13 @@ def sweep(
     Args:
       vary, static: a name's values, as [1e-3, 1e-2] or as "1e-4..1e-2:log8".
       rows: of a program at most; 0: as memory allows.
+      queue: a folder from which workers take the programs: `jaxrl worker --queue DIR`.
       run: seeds (8), seed and steps, of every point.
     """
     run = dict(seeds=8) | {k: jobs.whole(x) for k, x in run.items()}
     asked = sweeping.plan(paper, run | dict(env=env, evals=1), flags(vary), flags(static))
     target = Path(folder) if folder else unused("sweep", paper.partition(":")[0])
-    sweeping.sweep(asked, target, jobs.whole(rows), lines(quiet))
+    sweeping.sweep(asked, target, jobs.whole(rows), lines(quiet), queue)
     return Sweep(target)
 
 

@@ -11,6 +11,14 @@ class InputError(ValueError):
     """Names the thing, its value and what is allowed; the command prints it and exits with 2."""
 
 
+class Refused(InputError):
+    """What this process is not to do, or cannot; another may."""
+
+
+class InUse(InputError):
+    """Another process writes the folder just now."""
+
+
 class RunError(Exception):
     """Why a run stopped before its end, and how it goes on; the command exits with `code`."""
 

@@ -111,6 +111,11 @@ BAD = [
     (["claims", "ppo", "sp"], "paper: no 'sp'; did you mean"),
     (["claims", "a2c"], "claim: a2c has no check"),
     (["claims", "./nothing.py"], "nothing.py: No such file"),
+    (["worker"], "queue: none given; jaxrl worker --queue DIR"),
+    (["worker", "--queue", "nowhere"], "queue: nowhere is no queue; jaxrl compare --queue"),
+    (["worker", "--queue", "q", "--lease", 0], "lease: 0.0 is outside [1, 86400]"),
+    (["worker", "--queue", "q", "--slurm-param", "a=1"], "slurm_param: a=1 without --slurm N"),
+    (["worker", "--queue", "q", "--slurm", 0], "slurm: 0 is outside [1, inf)"),
     (["check-env", "CartPol-v1"], "did you mean CartPole-v1"),
     (["check-env", "CartPole-v1", "--steps", 0], "steps: 0 is outside [1, inf)"),
 ]
@@ -160,7 +165,7 @@ def test_help_and_mistyped_names_need_no_jax():
         "import sys, contextlib\nfrom jaxrl.cli import main\n"
         "for argv in (['--help'], ['--version'], ['trian'], ['train', '--help'], ['train', 'pp'],\n"
         "             ['train', 'ppo', '--env', 'CartPol'], ['papers'], ['envs'],\n"
-        "             ['check-paper', 'pp'], ['claims', 'pp']):\n"
+        "             ['check-paper', 'pp'], ['claims', 'pp'], ['worker', '--help'], ['worker']):\n"
         "    with contextlib.suppress(SystemExit): main(argv)\n"
         "    assert not {'jax', 'gymnax', 'brax'} & set(sys.modules), argv"
     )

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "train several papers at the same budget: a table, a picture, a page",
     "sweep": "train a paper at every point of a grid, in one program",
     "tune": "search a paper's hyperparameters with Optuna, in batches of one program",
+    "worker": "do what comparisons, sweeps and claims put into a queue",
     "resume": "go on with a run that was stopped or killed, or make one longer",
     "supervise": "start a command again when a process is lost, from the last checkpoint",
     "evaluate": "play a finished run's policy, here or in Gymnasium's own environment",

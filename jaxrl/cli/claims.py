@@ -2,7 +2,7 @@
 
 import click
 
-from jaxrl.cli.options import only_json
+from jaxrl.cli.options import only_json, queued
 from jaxrl.cli.output import speaker
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue, evidence
@@ -13,8 +13,9 @@ from jaxrl.run.page import number
 @click.argument("papers", nargs=-1, metavar="SLUG|FILE.py ...")
 @click.option("--all", "every", is_flag=True, help="each paper that has no claim on record yet")
 @click.option("--quick", is_flag=True, help="4 seeds, a 20th of the steps; no record")
+@queued
 @click.option("--json", "as_json", is_flag=True, help="print a list of records, and nothing else")
-def command(papers, every, quick, as_json):
+def command(papers, every, quick, queue, as_json):
     """Rerun the experiment behind a paper's claim.
 
     Each arm gets the same small grid, chosen on seeds used for nothing else, and is reported on
@@ -36,10 +37,12 @@ def command(papers, every, quick, as_json):
         claims.read(slug)  # every one is readable before the first is run
     with only_json(as_json) as emit:
         out = []
+        if queue:
+            claims.submit(known, queue, quick)
         for slug, paper in known.items():
             say = speaker()
             say(f"{slug}: {paper['claim']}")
-            out.append(claims.run(slug, quick=quick, say=say))
+            out.append(claims.run(slug, quick=quick, say=say, queue=queue))
             if not as_json:
                 report(out[-1], quick)
         emit(out)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Spread, Whole, only_json, sunk
+from jaxrl.cli.options import Spread, Whole, only_json, queued, sunk
 from jaxrl.cli.output import columns, print_files, speaker, unused
 from jaxrl.errors import InputError
 from jaxrl.run import catalogue
@@ -21,9 +21,10 @@ from jaxrl.run import catalogue
 @click.option("--eval-episodes", type=Whole(), help="of each; unless said, as the first has it")
 @click.option("--on-nan", default="stop", show_default=True, help="stop or freeze a lost seed")
 @click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
+@queued
 @click.option("--json", "as_json", is_flag=True, help="print rows and files, and nothing else")
 @click.option("--quiet", is_flag=True, help="no progress")
-def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
+def command(papers, envs, folder, queue, as_json, quiet, sink, per_seed, **run):
     """Compare papers at the same budget, on the same environments and seeds.
 
     The first is what the others are measured against. A paper is a slug or a file, with settings of
@@ -48,7 +49,7 @@ def command(papers, envs, folder, as_json, quiet, sink, per_seed, **run):
         target = Path(folder) if folder else unused("compare", *papers)
         run = {k: v for k, v in run.items() if v is not None}
         see, say = lambda job: shown(job, quiet), speaker(quiet)
-        out = compare.compare(list(papers), list(envs), run, target, see, say, sinks)
+        out = compare.compare(list(papers), list(envs), run, target, see, say, sinks, queue)
         emit(out)
     if not as_json:
         for line in columns([pages.HEAD, *pages.lines(out["rows"])]):

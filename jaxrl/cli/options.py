@@ -179,6 +179,13 @@ DISTRIBUTED = click.Option(
     help="be one of several processes: of Slurm, Open MPI, a TPU pod, or jaxrl supervise",
 )
 
+
+def queued(command: Any) -> Any:
+    """The option by which workers do what a command asks for."""
+    about = "let workers do it: jaxrl worker --queue DIR"
+    return click.option("--queue", metavar="DIR", help=about)(command)
+
+
 SINKS = [
     click.Option(
         ["--sink", "sink"],

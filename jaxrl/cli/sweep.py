@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from jaxrl.cli.options import Whole, check_names, only_json
+from jaxrl.cli.options import Whole, check_names, only_json, queued
 from jaxrl.cli.output import columns, print_files, speaker, unused
 from jaxrl.errors import InputError
 
@@ -19,9 +19,10 @@ from jaxrl.errors import InputError
 @click.option("--steps", type=Whole(), default=500_000, show_default=True, help="of one seed")
 @click.option("--rows", type=Whole(), default=0, help="of a program at most  [default: by memory]")
 @click.option("--run", "folder", metavar="DIR", help="where to write; where a stopped one goes on")
+@queued
 @click.option("--json", "as_json", is_flag=True, help="print the result, and nothing else")
 @click.option("--quiet", is_flag=True, help="no progress")
-def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
+def command(paper, env, vary, static, rows, folder, queue, as_json, quiet, **run):
     """Train a paper at every point of a grid, on the same seeds.
 
     One compiled program holds all that is varied; each static choice is another. The best point is
@@ -38,7 +39,7 @@ def command(paper, env, vary, static, rows, folder, as_json, quiet, **run):
 
         asked = plan(paper, run | dict(env=env, evals=1), vary, static)
         target = Path(folder) if folder else unused("sweep", paper.partition(":")[0])
-        out = sweep(asked, target, rows, speaker(quiet))
+        out = sweep(asked, target, rows, speaker(quiet), queue)
         emit({k: out[k] for k in ("rows", "best", "files")})
     if not as_json:
         head, lines = pages.points(out["rows"])

@@ -51,6 +51,7 @@ from jaxrl import cache, hyper
 from jaxrl.errors import InputError, did_you_mean
 from jaxrl.run import catalogue, evidence, record
 from jaxrl.run import job as jobs
+from jaxrl.run import queue as queues
 from jaxrl.run.files import write_whole
 from jaxrl.run.run import (
     Program,
@@ -284,6 +285,15 @@ def papers(path: Path) -> Iterator[bytes]:
         yield from papers(catalogue.ROOT / (name.decode().replace(".", "/") + ".py"))
 
 
+def kept(arm: Arm, env: str, steps: int, seeds: int, by: str, env_params: Mapping = EMPTY) -> Path:
+    """Where a measurement is kept: a name of all that it depends on."""
+    said = [arm._asdict(), env, steps, seeds, by, dict(env_params), code(), record.versions()]
+    about = json.dumps(said, default=str, sort_keys=True).encode()
+    digest = hashlib.sha256(about + b"".join(papers(catalogue.path(catalogue.find(arm.paper)))))
+    name = f"{Path(arm.paper).stem}-{digest.hexdigest()[:16]}.json"
+    return cache.home() / "jaxrl" / "arms" / name
+
+
 def once(
     arm: Arm,
     env: str,
@@ -295,20 +305,21 @@ def once(
 ) -> dict:
     """`measure`, but never twice with the same code: many claims have the same baseline, and one
     that was interrupted goes on."""
-    said = [arm._asdict(), env, steps, seeds, by, dict(env_params), code(), record.versions()]
-    about = json.dumps(said, default=str, sort_keys=True).encode()
-    digest = hashlib.sha256(about + b"".join(papers(catalogue.path(catalogue.find(arm.paper)))))
-    name = f"{Path(arm.paper).stem}-{digest.hexdigest()[:16]}.json"
-    place = cache.home() / "jaxrl" / "arms" / name
+    place = kept(arm, env, steps, seeds, by, env_params)
     if place.exists():
         got = json.loads(place.read_text())
         there(metrics, got["scores"], arm)
         return got
     got = measure(arm, env, steps, seeds, metrics, by, env_params)
     got |= dict(measured=datetime.date.today().isoformat(), machine=record.machine())
+    keep(place, got)
+    return got
+
+
+def keep(place: Path, got: dict) -> None:
+    """Keep what was measured."""
     place.parent.mkdir(parents=True, exist_ok=True)
     write_whole(place, json.dumps(got))
-    return got
 
 
 def choose(tried: list[float], by: str) -> int:
@@ -390,30 +401,114 @@ def home(claim: Claim) -> Path:
     return evidence.results() / "claims" / f"{claim.slug}.json"
 
 
-def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda line: None) -> dict:
+class Asked(NamedTuple):
+    """What `measure` and `once` are called with."""
+
+    arm: Arm
+    env: str
+    steps: int
+    seeds: int
+    metrics: set[str]
+    by: str
+    env_params: Mapping[str, Any]
+
+    @property
+    def place(self) -> Path:
+        arm, env, steps, seeds, _, by, env_params = self
+        return kept(arm, env, steps, seeds, by, env_params)
+
+
+def asked(claim: Claim, quick: bool) -> dict[tuple[str, str], Asked]:
+    """What a claim measures, by environment and arm."""
+    seeds, out = QUICK["seeds"] if quick else claim.seeds, {}
+    for env, steps in claim.on.items():
+        for name, arm in claim.arms.items():
+            metrics = {s.metric for s in claim.says if name in (s.of, s.against)}
+            metrics |= {"final_return", claim.by.removeprefix("-")}
+            own = arm.steps or steps
+            budget = min(own, max(own // QUICK["steps"], 20_000)) if quick else own
+            out[env, name] = Asked(arm, env, budget, seeds, metrics, claim.by, claim.env_params)
+    return out
+
+
+def task(x: Asked, quick: bool) -> queues.Task:
+    """A measurement as a job of a queue."""
+    table = lambda values: {k: plain(jobs.to_toml(v)) for k, v in values.items()}
+    tune = {k: [plain(jobs.to_toml(v)) for v in among] for k, among in x.arm.tune.items()}
+    arm = x.arm._asdict() | dict(hyper=table(x.arm.hyper), network=table(x.arm.network), tune=tune)
+    params = table(x.env_params)
+    spec = x._asdict() | dict(arm=arm, metrics=sorted(x.metrics), env_params=params, quick=quick)
+    return queues.Task("arm", f"{Path(x.arm.paper).stem} on {x.env}", spec)
+
+
+def perform(spec: dict, named: Collection[str], say: Callable[[str], Any]) -> dict:
+    """Do a measurement that a queue asks for."""
+    paper, env = spec["arm"]["paper"], spec["env"]
+    jobs.refuse_code(dict(run=dict(paper=catalogue.absolute(paper), env=env)), named)
+    table = lambda values: {k: jobs.from_toml(k, v) for k, v in values.items()}
+    lists = lambda values: {k: [jobs.from_toml(k, v) for v in xs] for k, xs in values.items()}
+    said = {k: table(spec["arm"][k]) for k in ("hyper", "network")}
+    arm = Arm(**spec["arm"] | said | dict(tune=lists(spec["arm"]["tune"])))
+    x = Asked(**{k: spec[k] for k in Asked._fields})
+    x = x._replace(arm=arm, metrics=set(x.metrics), env_params=table(x.env_params))
+    say(f"{Path(paper).stem} on {env}: {x.seeds} seeds, {x.steps} steps")
+    return measure(*x) if spec["quick"] else once(*x)
+
+
+def missing(wanted: Collection[Asked], quick: bool) -> list[queues.Task]:
+    """The jobs of what was not measured yet."""
+    return [task(x, quick) for x in wanted if quick or not x.place.exists()]
+
+
+def submit(slugs: Collection[str], queue: str | Path, quick: bool = False) -> None:
+    """Put all that these claims measure into a queue, so that none waits for the one before."""
+    wanted = [x for slug in slugs for x in asked(read(slug), quick).values()]
+    queues.submit(queues.opened(queue), missing(wanted, quick))
+
+
+def from_workers(queue: str | Path, wanted: list[Asked], quick: bool, say: Any) -> Iterator[dict]:
+    """What workers measured, kept as `once` keeps it."""
+    place, tasks = queues.opened(queue), missing(wanted, quick)
+    queues.submit(place, tasks, again=False)
+    outs = dict(zip((t.name for t in tasks), queues.gather(place, tasks, say)))
+    for x in wanted:
+        if out := outs.get(task(x, quick).name):
+            got = queues.value(out)
+            if quick:
+                yield got
+                continue
+            keep(x.place, got)
+        yield once(*x)
+
+
+def run(
+    slug: str,
+    *,
+    quick: bool = False,
+    say: Callable[[str], Any] = lambda line: None,
+    queue: str | Path | None = None,
+) -> dict:
     """Run a claim and record it; what was measured already is not measured again.
 
     quick: a few seeds and steps, to see that it runs. It is no evidence and is not recorded.
+    queue: a folder, from which workers take what is to be measured.
     """
     claim = read(slug)
     for env in claim.on if any(s.is_return and len(s.envs) > 1 for s in claim.says) else ():
         span(env)
     target = home(claim)
     began, version = time.time(), evidence.sha256(claim.paper)
-    seeds = QUICK["seeds"] if quick else claim.seeds
+    wanted = asked(claim, quick)
     done: dict[str, dict[str, dict]] = {}
-    for env, steps in claim.on.items():
-        for name, arm in claim.arms.items():
-            asked = {s.metric for s in claim.says if name in (s.of, s.against)}
-            own = arm.steps or steps
-            budget = max(own // QUICK["steps"], 20_000) if quick else own
-            asked |= {"final_return", claim.by.removeprefix("-")}
-            get = measure if quick else once
-            got = get(arm, env, min(budget, own), seeds, asked, claim.by, claim.env_params)
-            got["scores"] = {k: v for k, v in got["scores"].items() if k in asked}
-            done.setdefault(env, {})[name] = got
-            shown = iqm(np.array(got["scores"]["final_return"], float))
-            say(f"{env}: {name} {got['tuned']}: final_return {shown:.3g}")
+    if queue is None:
+        results = ((measure if quick else once)(*x) for x in wanted.values())
+    else:
+        results = from_workers(queue, list(wanted.values()), quick, say)
+    for ((env, name), x), got in zip(wanted.items(), results):
+        got["scores"] = {k: v for k, v in got["scores"].items() if k in x.metrics}
+        done.setdefault(env, {})[name] = got
+        shown = iqm(np.array(got["scores"]["final_return"], float))
+        say(f"{env}: {name} {got['tuned']}: final_return {shown:.3g}")
     statements = [judge(s, done) for s in claim.says]
     holds = all(s["verdict"] == "reproduced" for s in statements)
     out = dict(
@@ -423,7 +518,7 @@ def run(slug: str, *, quick: bool = False, say: Callable[[str], Any] = lambda li
         statements=statements,
         recorded=datetime.date.today().isoformat(),
         file_sha256=version,
-        seeds=seeds,
+        seeds=QUICK["seeds"] if quick else claim.seeds,
         arms=done,
         versions=record.versions(),
         revision=record.revision(),

@@ -20,6 +20,7 @@ from envs.scores import RANGES
 from jaxrl.errors import DIVERGED, InputError, RunError
 from jaxrl.run import catalogue, checkpoint, record
 from jaxrl.run import job as jobs
+from jaxrl.run import queue as queues
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.sinks import Sinks
@@ -76,11 +77,42 @@ def opened(folder: Path, asked: dict) -> None:
 
 def run_unit(unit: Unit, see: Any, say: Any, sinks: Sinks) -> dict:
     """The summary of a unit's run, which is begun, gone on with, or there already."""
-    if not checkpoint.points(unit.folder):  # not begun, or killed before there was a checkpoint
+    begun = checkpoint.points(unit.folder)
+    if not any((p / checkpoint.MANIFEST).exists() for p in begun):  # or killed in its first one
         shutil.rmtree(unit.folder, ignore_errors=True)
         return train(unit.job, unit.folder, see=see, say=say, sinks=sinks)
     loss = lambda line: line.startswith("sink ") and say(line)  # of the rest a row is enough
     return resume(unit.folder, unit.job, see, loss, sinks)
+
+
+def task(unit: Unit, folder: Path, run: dict, sinks: Sinks) -> queues.Task:
+    """A unit as a job of a queue."""
+    spec = dict(folder=str(folder), method=unit.method, env=unit.env, run=run)
+    spec |= dict(sinks=list(sinks.names), per_seed=sinks.per_seed)
+    return queues.Task("unit", f"{unit.method} on {unit.env}", spec)
+
+
+def perform(spec: dict, named: Sequence[str], say: Callable[[str], Any]) -> dict:
+    """Do a unit that a queue asks for: its summary. InputError where no comparison asked for it."""
+    folder, method, env = Path(spec["folder"]), spec["method"], spec["env"]
+    paper = catalogue.absolute(method.partition(":")[0])
+    jobs.refuse_code(dict(run=dict(paper=paper, env=env)), named)
+    asked = record.load_json(folder / RECORD).get("asked", {})
+    known = method in asked.get("methods", ()) and env in asked.get("envs", ())
+    if not known or asked.get("run") != spec["run"]:
+        raise InputError(f"run: {folder} holds no comparison with this {method} on {env}")
+    (unit,) = plan([method], [env], spec["run"], folder)
+    sinks = Sinks(tuple(spec["sinks"]), spec["per_seed"])
+    return run_unit(unit, lambda chunk: None, say, sinks)
+
+
+def from_workers(queue: Path, units: list[Unit], tasks: list[queues.Task], say: Any) -> list[dict]:
+    """What workers made of each unit."""
+    for unit, asked in zip(units, tasks):
+        if not (unit.folder / "summary.json").exists():  # of a folder that was here before
+            queues.forget(queue, asked)
+    queues.submit(queue, tasks)
+    return queues.gather(queue, tasks, say)
 
 
 def compare(
@@ -91,6 +123,7 @@ def compare(
     shown: Shown,
     say: Callable[[str], Any] = lambda line: None,
     sinks: Sinks = Sinks(),
+    queue: str | Path | None = None,
 ) -> dict:
     """Run what has not been run, and write what came out: {rows, files}.
 
@@ -99,6 +132,7 @@ def compare(
       run: of every job: what is in `SHARED`.
       shown: as `jaxrl.cli.progress.shown`.
       sinks: where the curves of each run go besides its folder.
+      queue: a folder, from which workers take the runs.
 
     A method that does not suit an environment or is lost to NaN is a row with its error.
     """
@@ -106,15 +140,21 @@ def compare(
     units = plan(methods, envs, run, folder)
     run = {k: getattr(units[0].job, k) for k in SHARED}
     asked = dict(methods=list(methods), envs=list(envs), run=run)
+    place = None if queue is None else queues.opened(queue)
     with locked(folder):
         opened(folder, json.loads(json.dumps(asked)))
-        rows = []
+        rows, done = [], []
+        if place:
+            done = from_workers(place, units, [task(u, folder, run, sinks) for u in units], say)
         for i, unit in enumerate(units):
-            say(f"{i + 1} of {len(units)}: {unit.method} on {unit.env}")
             row: dict[str, Any] = dict(paper=unit.method, env=unit.env)
             try:
-                with shown(unit.job) as (see, told):
-                    summary = run_unit(unit, see, told, sinks)
+                if done:
+                    summary = queues.value(done[i])
+                else:
+                    say(f"{i + 1} of {len(units)}: {unit.method} on {unit.env}")
+                    with shown(unit.job) as (see, told):
+                        summary = run_unit(unit, see, told, sinks)
             except (InputError, RunError) as e:
                 if isinstance(e, RunError) and e.code != DIVERGED:
                     raise

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxrl.errors import STORAGE, InputError, RunError
+from jaxrl.errors import STORAGE, InputError, InUse, RunError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -46,7 +46,7 @@ def replacing(path: Path, kind: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, made if it is not there, against a second writer: InputError for that.
+    """Hold a run's folder, made if it is not there, against a second writer: InUse for that.
 
     The system lets go of the lock when a process dies, however it dies, so none is ever stale.
     """
@@ -62,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             file.seek(0)
-            raise InputError(f"run: {folder} is being written by {file.read() or 'another'}") from e
+            raise InUse(f"run: {folder} is being written by {file.read() or 'another'}") from e
         except OSError as e:
             raise InputError(f"run: {folder} cannot be locked: {e.strerror}") from e
         file.truncate(0)

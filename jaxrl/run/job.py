@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxrl.errors import InputError, did_you_mean
+from jaxrl.errors import InputError, Refused, did_you_mean
 from jaxrl.hyper import Linear, arg, check, hyper, replace
 from jaxrl.policies import Network
 from jaxrl.run import catalogue
@@ -282,7 +282,5 @@ def refuse_code(tables: dict[str, dict], named: Iterable[str]) -> dict[str, dict
     for key, sign in (("paper", ".py"), ("env", ":")):
         value = tables["run"].get(key)
         if isinstance(value, str) and sign in value and value not in named:
-            raise InputError(
-                f"{key}: {value} is code that a file names; allow it by --{key} {value}"
-            )
+            raise Refused(f"{key}: {value} is code that a file names; allow it by --{key} {value}")
     return tables

@@ -22,6 +22,7 @@ from jaxrl import hyper
 from jaxrl.errors import DIVERGED, InputError, RunError, did_you_mean
 from jaxrl.run import catalogue, record
 from jaxrl.run import job as jobs
+from jaxrl.run import queue as queues
 from jaxrl.run.files import locked, write_whole
 from jaxrl.run.job import Job
 from jaxrl.run.run import Program, Setting, build, evaluation_keys, execute, mean_returns, set_up
@@ -218,37 +219,94 @@ def opened(file: Path, question: dict, kind: str = "sweep") -> dict[str, Any]:
     return found or dict(asked=question)
 
 
-def sweep(asked: Plan, folder: Path, limit: int = 0, say: Say = lambda line: None) -> dict:
+def program(asked: Plan, choice: dict, limit: int, say: Say) -> Any:
+    """The final returns of all points of a static choice, a list for each."""
+    number, points = asked.job.seeds, asked.points
+    s = set_up(asked.at(choice | points[0]))
+    hps = [hp for p in points for hp in [asked.at(choice | p).hyper] * number]
+    x = train_rows(s.among(hps), hps, np.tile(s.seeds, len(points)), limit, say)
+    return finite(x.reshape(len(points), number))
+
+
+def again(asked: Plan, point: dict, limit: int, say: Say) -> dict:
+    """The statistics of a point on fresh seeds."""
+    s = set_up(dataclasses.replace(asked.at(point), seed=FRESH))
+    return summarise(train_rows(s, [s.job.hyper] * asked.job.seeds, s.seeds, limit, say))
+
+
+def question(asked: Plan) -> dict:
+    """What a sweep asks, as JSON holds it."""
+    said = dict(method=asked.method, vary=asked.vary, static=asked.static)
+    said |= dict(tables=jobs.to_tables(asked.job))
+    return json.loads(json.dumps(said, default=jobs.to_toml))
+
+
+def perform(spec: dict, named: Sequence[str], say: Say) -> Any:
+    """Do a part of a sweep that a queue asks for: `program` of a choice, or `again` of a point."""
+    tables = jobs.refuse_code(jobs.nothing() | spec["tables"], named)
+    typed = lambda table: {k: jobs.from_toml(k, x) for k, x in table.items()}
+    tables |= {name: typed(tables[name]) for name in ("network", "hyper")}
+    lists = lambda table: {k: [jobs.from_toml(k, x) for x in xs] for k, xs in table.items()}
+    vary, static = lists(spec["vary"]), lists(spec["static"])
+    asked = Plan(spec["method"], jobs.resolve(**tables), vary, static)
+    do = {"choice": program, "point": again}[spec["part"]]
+    return do(asked, typed(spec["at"]), spec["rows"], say)
+
+
+def task(asked: Plan, part: str, at: dict, limit: int) -> queues.Task:
+    """A part of a sweep as a job of a queue."""
+    at = json.loads(json.dumps(at, default=jobs.to_toml))
+    spec = question(asked) | dict(part=part, at=at, rows=limit)
+    best = "best on fresh seeds" if part == "point" else ""
+    label = " ".join(x for x in (asked.method, named(at), best, "on", asked.job.env) if x)
+    return queues.Task("program", label, spec)
+
+
+def from_workers(queue: Path, tasks: list[queues.Task], say: Say) -> list:
+    """What workers made of parts of a sweep. InputError or RunError, as the first that ended so."""
+    queues.submit(queue, tasks)
+    return [queues.value(out) for out in queues.gather(queue, tasks, say)]
+
+
+def sweep(
+    asked: Plan,
+    folder: Path,
+    limit: int = 0,
+    say: Say = lambda line: None,
+    queue: str | Path | None = None,
+) -> dict:
     """Run what has not been run of a sweep, and write what came out: {rows, best, files}.
+
+    queue: a folder, from which workers take its programs.
 
     Each point trains on the same seeds. The best by its interquartile mean over them is tried again
     on as many seeds that were used for nothing else, and that is the result to quote.
     """
-    question = dict(method=asked.method, vary=asked.vary, static=asked.static)
-    question |= dict(tables=jobs.to_tables(asked.job))
-    question = json.loads(json.dumps(question, default=jobs.to_toml))
-    number, points = asked.job.seeds, asked.points
+    place = None if queue is None else queues.opened(queue)
     with locked(folder):
         file = folder / RECORD
         done: dict[str, Any] = dict(programs={}, fresh=None)
-        done |= opened(file, question)
-        for i, choice in enumerate(asked.choices):
-            if (name := named(choice)) in done["programs"]:
+        done |= opened(file, question(asked))
+        programs, choices = done["programs"], asked.choices
+        if place and (left := [c for c in choices if named(c) not in programs]):
+            tasks = [task(asked, "choice", choice, limit) for choice in left]
+            programs |= dict(zip(map(named, left), from_workers(place, tasks, say)))
+        for i, choice in enumerate(choices):
+            if (name := named(choice)) in programs:
                 continue
-            say(f"program {i + 1} of {len(asked.choices)}{': ' if choice else ''}{name}")
-            s = set_up(asked.at(choice | points[0]))
-            hps = [hp for p in points for hp in [asked.at(choice | p).hyper] * number]
-            x = train_rows(s.among(hps), hps, np.tile(s.seeds, len(points)), limit, say)
-            done["programs"][name] = finite(x.reshape(len(points), number))
+            say(f"program {i + 1} of {len(choices)}{': ' if choice else ''}{name}")
+            programs[name] = program(asked, choice, limit, say)
             write_whole(file, json.dumps(done, indent=1))
         rows = table(asked, done["programs"])
         if (best := max(rows, key=merit))["iqm"] is None:
             raise RunError(f"sweep: each of {len(rows)} points lost a seed to NaN", DIVERGED)
         if done["fresh"] is None:
             say(f"the best of {len(rows)}, {named(best['point'])}, on fresh seeds")
-            s = set_up(dataclasses.replace(asked.at(best["point"]), seed=FRESH))
-            x = train_rows(s, [s.job.hyper] * number, s.seeds, limit, say)
-            done["fresh"] = summarise(x)
+            if place:
+                tasks = [task(asked, "point", best["point"], limit)]
+                (done["fresh"],) = from_workers(place, tasks, say)
+            else:
+                done["fresh"] = again(asked, best["point"], limit, say)
         out = dict(rows=rows, best=dict(best, fresh=done["fresh"]))
         about = dict(versions=record.versions(), revision=record.revision(), argv=sys.argv)
         write_whole(file, json.dumps(done | out | about, indent=1, default=jobs.to_toml))
