@@ -82,6 +82,26 @@ def see(stage: Stage, obs: Any) -> Any:
     return obs if stage.obs_moments == () else normalise.normalise(stage.obs_moments, obs)
 
 
+def kept(obs: Any, hp: Any) -> Any:
+    """An observation as a rollout keeps it: floats rounded to `hp.storage`, in a family that has
+    the choice. Policies act on what is kept: of that are their log-probabilities."""
+    if getattr(hp, "storage", "float32") == "float32":
+        return obs
+
+    def leaf(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        # the rounding is said as such: a cast there and back is nothing to XLA, which drops it
+        return jax.lax.reduce_precision(x, 8, 7).astype(jnp.bfloat16)
+
+    return jax.tree.map(leaf, obs)
+
+
+def lean(hp: Any) -> bool:
+    """Whether a rollout is to take little memory: nothing else as large as it stands beside it."""
+    return getattr(hp, "storage", "float32") != "float32" or getattr(hp, "accumulate", 1) > 1
+
+
 def draw(world: Any, key: Key, steps: int, n: int) -> Any:
     """What steps of n environments take for keys, [steps, ...]: keys where the world draws none."""
     return world.draw(key, steps, n) if hasattr(world, "draw") else jax.random.split(key, steps)
@@ -107,9 +127,11 @@ def rollout(
     """
 
     def one(carry, drawn):
-        env, obs, start, memory, ep, total = carry
+        env, obs, start, memory, ep, total, moments = carry
         noise, chance = drawn
-        seen = see(stage, obs)
+        if little:
+            chance = jax.tree.map(lambda x: x[0], draw(world, chance, 1, episodes))
+        seen = kept(see(stage, obs), hp)
         action, record, value, memory = policy.act(params, seen, start, memory, noise)
         env, s = world.step(chance, env, action)
         done = s.terminated | s.truncated
@@ -119,34 +141,40 @@ def rollout(
         finished["episodes"] = done.sum()
         total = {k: x + finished[k].astype(x.dtype) for k, x in total.items()}
         ep = choose(done, jax.tree.map(jnp.zeros_like, ep), ep)
-        ahead = see(stage, s.final_obs)
+        ahead = kept(see(stage, s.final_obs), hp)
         if judge and remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
         flags = dict(terminated=s.terminated, done=done)
         row = Batch(seen, action, record, start, value, ahead, s.reward, **flags)
-        raw = obs if hp.normalise_obs else ()
-        return (env, s.obs, done, memory, ep, total), (row, raw)
+        raw = obs if hp.normalise_obs and not little else ()
+        if hp.normalise_obs and little:
+            moments = normalise.update(moments, obs)
+        return (env, s.obs, done, memory, ep, total, moments), (row, raw)
 
+    little = lean(hp)
     remembers = bool(jax.tree.leaves(stage.memory))
     counted = [f"episode_{k}" for k in (*(objectives(world) or ["return"]), "length")]
     total = dict.fromkeys([*counted, "episodes"], jnp.zeros(()))
-    carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
+    moments = stage.obs_moments if little else ()
+    carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total, moments)
     key_act, key_env = jax.random.split(key)
-    n = stage.start.size
-    drawn = policy.draw(key_act, steps, n), draw(world, key_env, steps, n // agents(world))
+    n, episodes = stage.start.size, stage.start.size // agents(world)
+    ahead = jax.random.split(key_env, steps) if little else draw(world, key_env, steps, episodes)
+    drawn = policy.draw(key_act, steps, n), ahead
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
     if judge and not remembers:  # one large product instead of T small ones
         look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
-        value = look(batch.obs, batch.start)
+        value = batch.value if little else look(batch.obs, batch.start)
         batch = batch.replace(value=value, next_value=ahead_of(look, value, batch))
     none = jax.tree.map(jnp.zeros_like, batch.next_value)
     ahead = choose(batch.terminated, none, batch.next_value)
     batch = batch.replace(next_value=ahead, memory=stage.memory)
     batch = batch.replace(old=batch.record) if judge else batch.replace(value=None)
-    env, obs, start, memory, episodes, total = carry
-    stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)
+    env, obs, start, memory, ep, total, moments = carry
+    stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=ep)
     if hp.normalise_obs:
-        stage = stage.replace(obs_moments=normalise.update(stage.obs_moments, raw, 2))
+        moments = moments if little else normalise.update(stage.obs_moments, raw, 2)
+        stage = stage.replace(obs_moments=moments)
     if hp.normalise_reward:
         stage, batch = scale_reward(stage, batch, hp)
     count = total["episodes"]

@@ -32,6 +32,12 @@ def flat(draw: Callable, key: Key, shape: tuple[int, ...]) -> jax.Array:
     return draw(key, (math.prod(shape),)).reshape(shape)
 
 
+def wide(obs: Any) -> Any:
+    """An observation with its bfloat16 entries as float32, to be computed with."""
+    widen = lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
+    return jax.tree.map(widen, obs)
+
+
 class Transitions(struct.PyTreeNode):
     """Rows [M, ...] that a `Learner` learns from, wherever they came from."""
 
@@ -46,7 +52,7 @@ class Transitions(struct.PyTreeNode):
 class Batch(struct.PyTreeNode):
     """What a rollout gives and the parts fill in: per sample, but for the fields marked *whole*."""
 
-    obs: Any  # what the policy saw (normalised where the family normalises)
+    obs: Any  # what the policy saw: normalised and rounded where the family does that
     action: Any  # what the environment received
     record: Any  # what the behaviour policy's `act` wanted remembered
     start: jax.Array  # bool: this step is the first of its episode

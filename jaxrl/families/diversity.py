@@ -50,6 +50,7 @@ from jaxrl.types import Params
 class Diversity(OnPolicy):
     """What every method of the family needs. An iteration trains one policy."""
 
+    UNREAD = {"accumulate": "two gradients meet in each minibatch"}
     eps: float = arg(0.2, "clip range of the ratio; inf: off", "(0, inf]")
     population: int = arg(4, "P, policies that are trained one after the other", "[2, inf)")
 

@@ -8,6 +8,7 @@ passes in the one its equations define. `surrogate` and `value_loss` are functio
 (View, Batch, hp) -> [...]; the family means, weighs and minibatches them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from flax import struct
 from jaxrl import returns
 from jaxrl.core import Algo, Part, Policy
 from jaxrl.errors import InputError
+from jaxrl.gradients import summed
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
@@ -31,6 +33,7 @@ from jaxrl.types import Batch, Key, Params
 class OnPolicy:
     """What every on-policy method needs. An iteration is num_envs x num_steps environment steps."""
 
+    UNREAD = {}  # names of fields that a method cannot obey, with the reason
     lr: float | Linear = arg(2.5e-3, "Adam's step size; a:b goes linearly from a to b", "[0, inf)")
     gamma: float = arg(0.99, "discount", "[0, 1]")
     lam: float = arg(0.95, "λ of the advantage estimator", "[0, 1]")
@@ -41,6 +44,8 @@ class OnPolicy:
     num_steps: int = arg(64, "steps of each environment an iteration", "[1, inf)")
     epochs: int = arg(4, "passes over each rollout", "[1, inf)")
     minibatches: int = arg(4, "minibatches a pass", "[1, inf)")
+    accumulate: int = arg(1, "pieces of a minibatch whose gradients are added", "[1, inf)")
+    storage: str = arg("float32", "what a rollout keeps observations in", ("float32", "bfloat16"))
     normalise_obs: bool = arg(False, "observations by their running mean and deviation")
     normalise_reward: bool = arg(False, "rewards by the running deviation of the return")
     normalise_advantage: bool = arg(True, "advantages to mean 0, deviation 1 over the rollout")
@@ -54,6 +59,15 @@ class OnPolicy:
                 f"minibatches: {self.minibatches} does not divide num_envs * num_steps = "
                 f"{self.num_envs} * {self.num_steps} = {rows}"
             )
+        return self.misfit(rows // self.minibatches)
+
+    def misfit(self, size: int) -> str:
+        """What is wrong with how minibatches of `size` rows are learned from, likewise."""
+        if size % self.accumulate:
+            return f"accumulate: {self.accumulate} does not divide a minibatch of {size} rows"
+        for f in dataclasses.fields(self):
+            if f.name in self.UNREAD and (x := getattr(self, f.name)) != f.default:
+                return f"{f.name}: {x}: {self.UNREAD[f.name]}; use {f.default}"
         return ""
 
     @classmethod
@@ -208,6 +222,32 @@ def total_loss(policy: Acting, surrogate: Callable, value_loss: Callable = squar
     return loss
 
 
+def gradient(loss: Callable, params: Params, old: Params, b: Batch, key: Key, hp: Any, axis: int):
+    """Of a mean over the samples of a minibatch: (its gradient, what the loss says on the way).
+
+    It is that of `hp.accumulate` equal pieces, one after the other, so that what a backward pass
+    keeps is a piece's; what is said are means over pieces, of `ratio_excursion` the largest.
+
+    axis: of rows, 0, or of sequences, 1. InputError where their number is not a multiple.
+    """
+    n, M = hp.accumulate, b.start.shape[axis]
+    if n == 1:
+        return jax.grad(loss, has_aux=True)(params, old, b, key, hp)
+    if M % n:
+        raise InputError(f"accumulate: {n} does not divide a minibatch of {M}")
+
+    def of(x):
+        i, k = x
+        cut = lambda axis: lambda x: jax.lax.dynamic_slice_in_dim(x, i * (M // n), M // n, axis)
+        piece = jax.tree.map(cut(axis), b.replace(memory=(), dual=()))
+        piece = piece.replace(memory=jax.tree.map(cut(0), b.memory), dual=b.dual)
+        return jax.grad(loss, has_aux=True)(params, old, piece, k, hp)
+
+    total, said = summed(of, (jnp.arange(n), jax.random.split(key, n)))
+    stats = jax.tree.map(jnp.mean, said) | dict(ratio_excursion=said["ratio_excursion"].max())
+    return jax.tree.map(lambda g: g / n, total), stats
+
+
 def sgd(
     policy: Acting,
     surrogate: Callable,
@@ -225,7 +265,7 @@ def sgd(
 
         def step(carry, part, k):
             params, state = carry
-            grads, stats = jax.grad(loss, has_aux=True)(params, s.params, part, k, hp)
+            grads, stats = gradient(loss, params, s.params, part, k, hp, int(sequences))
             updates, state = opt.update(grads, state, params)
             stats["grad_norm"] = norm(grads)
             return (optax.apply_updates(params, updates), state), stats

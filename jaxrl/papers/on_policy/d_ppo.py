@@ -52,6 +52,7 @@ PAPER = {
 
 @hyper
 class DPPO(PPO):
+    UNREAD = {"accumulate": "what is dropped is ranked in a minibatch"}
     rate: float = arg(0.2, "the fraction that is dropped of X+ and of X-", "[0, 1)")
     drop: str = arg("pairs", "by its part of the pairs' sum, or any", ("pairs", "random"))
 

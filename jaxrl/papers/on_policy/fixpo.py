@@ -51,6 +51,7 @@ LIMIT = 1000  # of fixup steps after an epoch, so that a loop always ends; `max_
 
 @hyper
 class FixPO(OnPolicy):
+    UNREAD = {"accumulate": "the fixup takes a rollout whole"}
     eps_kl: float = arg(0.2, "ε, bound on the KL at every state, in nats", "(0, inf)")
     c_kl: float = arg(2.0, "c: β rises where the largest KL is over ε/c", "(0, inf)")
     beta: float = arg(1.0, "where β starts", "[0, inf)")

@@ -5,7 +5,6 @@
 L is PPO's loss at a sample, z what the head makes a distribution of, F_0 = 0. Actor and critic
 share the trees, each at its own rate; `trees.fit` has the splits' score and the leaves' values.
 From PPO it differs in this alone: trees, one a gradient step, are the parameters.
-
 Integers in an observation are categories; a full ensemble learns no more. Checked: the authors'
 code (trees on 64 to 512 rows, here the rollout; Adam for log σ, here plain). Not: the text.
 """
@@ -51,6 +50,7 @@ PAPER = {
 
 @hyper
 class GBRL(PPO):
+    UNREAD = {"accumulate": "trees are fitted to whole minibatches"}
     lr: float | Linear = arg(0.5, "rate of the actor's outputs; a:b goes linearly", "[0, inf)")
     value_lr: float | Linear = arg(0.1, "rate of the critic's output", "[0, inf)")
     max_grad_norm: float = arg(10.0, "bound on each gᵢ, actor's and critic's; inf: off", "(0, inf]")

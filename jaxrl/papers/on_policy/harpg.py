@@ -53,6 +53,7 @@ POWERS = {"harpg": (1, 1), "still": (1, 1), "igt": (4 / 5, 1), "pg": (0, 2 / 3)}
 
 @hyper
 class HARPG(OnPolicy):
+    UNREAD = {"accumulate": "a step is of a rollout as a whole"}
     variant: str = arg("harpg", "still: B = 0; pg: no memory", tuple(POWERS))
     lr: float = arg(0.3, "length of the first step, or what stands before d", "[0, inf)")
     eta: float = arg(1.0, "η₀, weight of the newest gradient at first", "(0, 1]")

@@ -49,7 +49,7 @@ class MillionEnvs(PPO):
         rows, size = self.num_envs * self.num_steps, self.minibatch_size
         if rows % size:
             return f"minibatch_size: {size} does not divide num_envs * num_steps = {rows}"
-        return ""
+        return self.misfit(size)
 
 
 def fixed_inner(policy, sequences=False):

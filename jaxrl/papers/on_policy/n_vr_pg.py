@@ -55,6 +55,7 @@ PAPER = {
 
 @hyper
 class NVRPG(OnPolicy):
+    UNREAD = dict.fromkeys(("accumulate", "storage"), "a step is of whole trajectories, as seen")
     lr: float = arg(0.01, "α, the length of a step", "[0, inf)")
     eta: float = arg(0.1, "η, weight of the newest trajectory; 1: no memory", "(0, 1]")
     gamma: float = 0.9
@@ -110,8 +111,7 @@ def make(world, network=Network()):
     policy = policy_for(world, network)
 
     def measure(s, b, hp, world):
-        mdp = tables(world)
-        S = len(mdp.rho)
+        S = len((mdp := tables(world)).rho)
         logits = policy.act(s.params, jnp.eye(S), jnp.zeros(S, bool), (), None)[1]["out"]
         return dict(utility=entropy(occupancy(mdp, jax.nn.softmax(logits), hp.gamma)))
 

@@ -57,6 +57,7 @@ PAPER = {
 
 @hyper
 class PDPPO(PPO):
+    UNREAD = {"storage": "post-decision states are exact"}
     post: bool = arg(True, "the second critic is of the post-decision state; False: of the state")
 
     def problem(self) -> str:

@@ -50,6 +50,7 @@ PAPER = {
 
 @hyper
 class PROPS(PPO):
+    UNREAD = {"accumulate": "the bound is of a minibatch as a whole"}
     buffer: int = arg(2, "b, the rollouts to learn from, the newest among them", "[1, inf)")
     behaviour_steps: int = arg(4, "m, steps of each environment by one behaviour", "[1, inf)")
     behaviour_epochs: int = arg(4, "passes over the buffer for each; 0: on-policy", "[0, inf)")

@@ -58,6 +58,7 @@ PAPER = {
 
 @hyper
 class TRPO(OnPolicy):
+    UNREAD = {"accumulate": "a step is of a rollout as a whole"}
     delta: float = arg(0.01, "bound on the mean KL of a step, in nats", "(0, inf)")
     damping: float = arg(0.1, "multiple of the identity added to the Fisher matrix", "[0, inf)")
     cg_iters: int = arg(10, "iterations of conjugate gradient", "[1, inf)")

@@ -40,6 +40,7 @@ PAPER = {
 
 @hyper
 class VMPO(OnPolicy):
+    UNREAD = {"accumulate": "weights are of a minibatch as a whole"}
     ent_coef: float = 0.0
     eta: float = arg(1.0, "where the temperature starts, in deviations of A", "(0, inf)")
     alpha: float = arg(5.0, "where the multiplier of the KL starts", "(0, inf)")

@@ -57,6 +57,7 @@ PAPER = {
 
 @hyper
 class CPO(Safe):
+    UNREAD = {"accumulate": "a step is of a rollout as a whole"}
     delta: float = arg(0.01, "δ, bound on the mean KL of a step, in nats", "(0, inf)")
     damping: float = arg(0.1, "multiple of the identity added to H", "[0, inf)")
     shrink: float = arg(0.8, "κ, by which a refused step is shortened", "(0, 1)")

@@ -49,6 +49,7 @@ PAPER = {
 
 @hyper
 class IPO(Safe):
+    UNREAD = {"accumulate": "the barrier is of a minibatch as a whole"}
     eps: float = arg(0.2, "clip range of the ratio; inf: off", "(0, inf]")
     sharpness: float = arg(20.0, "t, by which the barrier is divided", "(0, inf)")
     room: float = arg(1.0, "below this distance from the budget the barrier is a line", "(0, inf)")
