@@ -10,7 +10,7 @@ from flax import struct
 from jaxrl import normalise
 from jaxrl.core import Policy
 from jaxrl.returns import along
-from jaxrl.types import Batch, Key, Params
+from jaxrl.types import Batch, Key, Params, bits, moved, of_bits
 
 
 class Episodes(struct.PyTreeNode):
@@ -91,7 +91,7 @@ def kept(obs: Any, hp: Any) -> Any:
     def leaf(x):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
-        # the rounding is said as such: a cast there and back is nothing to XLA, which drops it
+        # the rounding is said as such: a cast there and back XLA may drop, and act on more
         return jax.lax.reduce_precision(x, 8, 7).astype(jnp.bfloat16)
 
     return jax.tree.map(leaf, obs)
@@ -145,6 +145,7 @@ def rollout(
         if judge and remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
         flags = dict(terminated=s.terminated, done=done)
+        seen, ahead = jax.tree.map(bits, (seen, ahead))
         row = Batch(seen, action, record, start, value, ahead, s.reward, **flags)
         raw = obs if hp.normalise_obs and not little else ()
         if hp.normalise_obs and little:
@@ -162,6 +163,10 @@ def rollout(
     ahead = jax.random.split(key_env, steps) if little else draw(world, key_env, steps, episodes)
     drawn = policy.draw(key_act, steps, n), ahead
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
+    like = jax.eval_shape(lambda s: kept(see(s, s.obs), hp), stage)
+    batch = batch.replace(obs=jax.tree.map(of_bits, batch.obs, like))
+    if not (judge and remembers):
+        batch = batch.replace(next_value=jax.tree.map(of_bits, batch.next_value, like))
     if judge and not remembers:  # one large product instead of T small ones
         look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
         value = batch.value if little else look(batch.obs, batch.start)
@@ -192,7 +197,7 @@ def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
     it says nothing of use.
     """
     rows = jnp.arange(b.start.shape[1])
-    pick = lambda tree, t: jax.tree.map(lambda x: x[t, rows], tree)
+    pick = lambda tree, t: moved(lambda x: x[t, rows], tree)
     at = lambda t: look(pick(b.next_value, t), b.start[0])
 
     def one(carry):

@@ -38,6 +38,23 @@ def wide(obs: Any) -> Any:
     return jax.tree.map(widen, obs)
 
 
+def bits(x: jax.Array) -> jax.Array:
+    """A bfloat16 array as its bits, uint16; any other as it is."""
+    half = x.dtype == jnp.bfloat16
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if half else x
+
+
+def of_bits(x: jax.Array, like: Any) -> jax.Array:
+    """The array of these bits, if `like` is bfloat16."""
+    return jax.lax.bitcast_convert_type(x, like.dtype) if like.dtype == jnp.bfloat16 else x
+
+
+def moved(f: Callable, tree: Any) -> Any:
+    """f of every array, where f does no more than move entries about. bfloat16 goes as its bits: on
+    a CPU XLA would make a float32 copy of the whole, and move that."""
+    return jax.tree.map(lambda x: of_bits(f(bits(x)), x), tree)
+
+
 class Transitions(struct.PyTreeNode):
     """Rows [M, ...] that a `Learner` learns from, wherever they came from."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import envs
-from jaxrl import normalise
+from jaxrl import normalise, types
 from jaxrl import rollout as rollouts
 from jaxrl.core import train
 from jaxrl.errors import InputError
@@ -60,6 +60,8 @@ def test_what_is_kept_is_rounded_to_eight_bits_and_what_is_no_float_is_not():
     got = jax.jit(lambda obs: rollouts.kept(obs, HALF))(obs)
     assert {k: v.dtype for k, v in got.items()} == dict(x=jnp.bfloat16, n=jnp.int32, mask=bool)
     np.testing.assert_array_equal(got["x"].astype(jnp.float32), rounded(x))
+    # where it allows itself excess precision, XLA may drop casts alone
+    assert "reduce_precision" in str(jax.make_jaxpr(lambda x: rollouts.kept(x, HALF))(x))
     assert rollouts.kept(obs, PPO()) is obs
     assert rollouts.kept(obs, object()) is obs  # a family that has no choice
 
@@ -121,6 +123,24 @@ def test_moments_are_of_what_was_not_rounded():
     assert np.abs(rounded(stage.obs).mean(0) - stage.obs.mean(0)).max() > 1e-4
 
 
+def test_minibatches_of_what_is_stored_make_no_copy_of_the_whole():
+    """By XLA's own account: on a CPU it would convert all of it before it takes rows."""
+    x, index = (
+        jnp.arange(2.0**19).reshape(-1, 32).astype(jnp.bfloat16),
+        jnp.arange(2**14).reshape(64, -1),
+    )
+
+    def temporary(move):
+        total = lambda x, i: move(lambda x: x[i], x).astype(jnp.float32).sum()
+        f = lambda x, index: jax.lax.map(lambda i: total(x, i), index)
+        return jax.jit(f).lower(x, index).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(types.moved) < 1.5 * x.nbytes  # of float32 it would be twice
+    got = types.moved(lambda x: x[index[0]], x)
+    assert got.dtype == x.dtype
+    np.testing.assert_array_equal(got, x[index[0]])
+
+
 # ---- accumulation ----------------------------------------------------------------------------
 
 
@@ -144,8 +164,9 @@ def test_the_gradient_of_pieces_is_that_of_the_minibatch(network):
     b = b.replace(
         **{k: jnp.asarray(rng.normal(size=(8, 8)), jnp.float32) for k in ("advantage", "target")}
     )
-    if axis:  # memories that differ, or who has which would not show
-        b = b.replace(memory=jnp.asarray(rng.normal(size=b.memory.shape), jnp.float32))
+    if axis:  # memories that differ and are read, or who has which would not show
+        memory = jnp.asarray(rng.normal(size=b.memory.shape), jnp.float32)
+        b = b.replace(memory=memory, start=b.start.at[0].set(False))
     else:
         b = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), b)
     new, loss = moved(params, 0.1), family.total_loss(policy, ppo.clip, ppo.clipped_value)

@@ -26,7 +26,7 @@ from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import Stage, begin, rollout, rows, see
 from jaxrl.shuffle import shuffle
-from jaxrl.types import Batch, Key, Params
+from jaxrl.types import Batch, Key, Params, moved
 
 
 @hyper
@@ -190,9 +190,9 @@ def minibatches(key: Key, b: Batch, hp: Any, sequences: bool):
 
     def take(i):
         if not sequences:
-            return jax.tree.map(lambda x: x[i], b).replace(dual=dual)
+            return moved(lambda x: x[i], b).replace(dual=dual)
         mem = jax.tree.map(lambda x: x[i], memory)
-        return jax.tree.map(lambda x: x[:, i], b).replace(memory=mem, dual=dual)
+        return moved(lambda x: x[:, i], b).replace(memory=mem, dual=dual)
 
     return shuffle(key, n).reshape(hp.minibatches, -1), take
 
@@ -239,7 +239,7 @@ def gradient(loss: Callable, params: Params, old: Params, b: Batch, key: Key, hp
     def of(x):
         i, k = x
         cut = lambda axis: lambda x: jax.lax.dynamic_slice_in_dim(x, i * (M // n), M // n, axis)
-        piece = jax.tree.map(cut(axis), b.replace(memory=(), dual=()))
+        piece = moved(cut(axis), b.replace(memory=(), dual=()))
         piece = piece.replace(memory=jax.tree.map(cut(0), b.memory), dual=b.dual)
         return jax.grad(loss, has_aux=True)(params, old, piece, k, hp)
 
