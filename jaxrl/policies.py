@@ -12,7 +12,7 @@ from jaxrl.errors import InputError
 from jaxrl.heads import Head
 from jaxrl.hyper import arg, check, hyper
 from jaxrl.networks import ACTIVATIONS, CNN, MLP, ActorCritic, Recurrent
-from jaxrl.types import is_key
+from jaxrl.types import is_key, wide
 
 TORSOS = {"mlp": MLP, "cnn": CNN}
 
@@ -98,7 +98,7 @@ def feedforward(net, head: Head) -> Policy:
         return dict(net=net.init(key, obs), head=head.init())
 
     def apply(params, obs, start):
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[start.ndim :]), obs)
+        flat = wide(jax.tree.map(lambda x: x.reshape(-1, *x.shape[start.ndim :]), obs))
         x, value = net.apply(params["net"], flat)
         out = head.output(params["head"], x, flat)
         return jax.tree.map(lambda y: y.reshape(*start.shape, *y.shape[1:]), (out, value))
@@ -123,6 +123,7 @@ def recurrent(net, head: Head, units: int) -> Policy:
         return dict(net=net.init(key, first, start, jnp.zeros((n, units))), head=head.init())
 
     def apply(params, obs, start, memory):
+        obs = wide(obs)
         x, value, memory = net.apply(params["net"], obs, start, memory)
         return head.output(params["head"], x, obs), value, memory
 

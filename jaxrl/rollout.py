@@ -11,7 +11,7 @@ from flax import struct
 from jaxrl import normalise
 from jaxrl.core import Policy
 from jaxrl.returns import along
-from jaxrl.types import Batch, Key, Params, is_key
+from jaxrl.types import Batch, Key, Params, bits, is_key, moved, of_bits
 
 
 class Episodes(struct.PyTreeNode):
@@ -83,6 +83,26 @@ def see(stage: Stage, obs: Any) -> Any:
     return obs if stage.obs_moments == () else normalise.normalise(stage.obs_moments, obs)
 
 
+def kept(obs: Any, hp: Any) -> Any:
+    """An observation as a rollout keeps it: floats rounded to `hp.storage`, in a family that has
+    the choice. Policies act on what is kept: of that are their log-probabilities."""
+    if getattr(hp, "storage", "float32") == "float32":
+        return obs
+
+    def leaf(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        # the rounding is said as such: a cast there and back XLA may drop, and act on more
+        return jax.lax.reduce_precision(x, 8, 7).astype(jnp.bfloat16)
+
+    return jax.tree.map(leaf, obs)
+
+
+def lean(hp: Any) -> bool:
+    """Whether a rollout is to take little memory: nothing else as large as it stands beside it."""
+    return getattr(hp, "storage", "float32") != "float32" or getattr(hp, "accumulate", 1) > 1
+
+
 def draw(world: Any, key: Key, steps: int, n: int) -> Any:
     """What steps of n environments take for keys, [steps, ...]: keys where the world draws none."""
     return world.draw(key, steps, n) if hasattr(world, "draw") else jax.random.split(key, steps)
@@ -130,9 +150,11 @@ def rollout(
     """
 
     def one(carry, drawn):
-        env, obs, start, memory, ep, total = carry
+        env, obs, start, memory, ep, total, moments = carry
         noise, chance = drawn
-        seen = see(stage, obs)
+        if little:
+            chance = jax.tree.map(lambda x: x[0], chances(chance, 1))
+        seen = kept(see(stage, obs), hp)
         action, record, value, memory = policy.act(params, seen, start, memory, noise)
         env, s = world.step(chance, env, action)
         done = s.terminated | s.truncated
@@ -142,38 +164,53 @@ def rollout(
         finished["episodes"] = done.sum()
         total = {k: x + finished[k].astype(x.dtype) for k, x in total.items()}
         ep = choose(done, jax.tree.map(jnp.zeros_like, ep), ep)
-        ahead = see(stage, s.final_obs)
+        ahead = kept(see(stage, s.final_obs), hp)
         if judge and remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
         flags = dict(terminated=s.terminated, done=done)
+        seen, ahead = jax.tree.map(bits, (seen, ahead))
         row = Batch(seen, action, record, start, value, ahead, s.reward, **flags)
-        raw = obs if hp.normalise_obs else ()
-        return (env, s.obs, done, memory, ep, total), (row, raw)
+        raw = obs if hp.normalise_obs and not little else ()
+        if hp.normalise_obs and little:
+            moments = normalise.update(moments, obs)
+        return (env, s.obs, done, memory, ep, total, moments), (row, raw)
 
+    little = lean(hp)
     remembers = bool(jax.tree.leaves(stage.memory))
     counted = [f"episode_{k}" for k in (*(objectives(world) or ["return"]), "length")]
     total = dict.fromkeys([*counted, "episodes"], jnp.zeros(()))
-    carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total)
+    moments = stage.obs_moments if little else ()
+    carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total, moments)
     key_act, key_env = jax.random.split(key)
-    n = stage.start.size
-    groups = getattr(hp, "groups", 1)
-    own = partial(by_groups, steps=steps, groups=groups)
-    noise, chances = own(policy.draw, key_act, n=n), partial(draw, world)
-    drawn = noise, own(chances, key_env, n=n // agents(world))
+    n, groups = stage.start.size, getattr(hp, "groups", 1)
+    noise = by_groups(policy.draw, key_act, steps, n, groups)
+
+    def chances(key, steps):
+        return by_groups(partial(draw, world), key, steps, n // agents(world), groups)
+
+    later = jax.random.split(key_env, steps) if little else chances(key_env, steps)
+    drawn = noise, later
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
+    like = jax.eval_shape(lambda s: kept(see(s, s.obs), hp), stage)
+    batch = batch.replace(obs=jax.tree.map(of_bits, batch.obs, like))
+    if not (judge and remembers):
+        batch = batch.replace(next_value=jax.tree.map(of_bits, batch.next_value, like))
     if judge and not remembers:  # one large product instead of T small ones
         look = lambda obs, start: policy.act(params, obs, start, (), None)[2]
-        each = jax.tree.map(lambda x: flattened(x, groups), (batch.obs, batch.start))
-        value = jax.tree.map(lambda x: unflattened(x, groups, steps), look(*each))
+        value = batch.value
+        if not little:
+            each = jax.tree.map(lambda x: flattened(x, groups), (batch.obs, batch.start))
+            value = jax.tree.map(lambda x: unflattened(x, groups, steps), look(*each))
         batch = batch.replace(value=value, next_value=ahead_of(look, value, batch))
     none = jax.tree.map(jnp.zeros_like, batch.next_value)
     ahead = choose(batch.terminated, none, batch.next_value)
     batch = batch.replace(next_value=ahead, memory=stage.memory)
     batch = batch.replace(old=batch.record) if judge else batch.replace(value=None)
-    env, obs, start, memory, episodes, total = carry
-    stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=episodes)
+    env, obs, start, memory, ep, total, moments = carry
+    stage = stage.replace(env=env, obs=obs, start=start, memory=memory, episodes=ep)
     if hp.normalise_obs:
-        stage = stage.replace(obs_moments=normalise.update(stage.obs_moments, raw, 2))
+        moments = moments if little else normalise.update(stage.obs_moments, raw, 2)
+        stage = stage.replace(obs_moments=moments)
     if hp.normalise_reward:
         stage, batch = scale_reward(stage, batch, hp)
     count = total["episodes"]
@@ -190,10 +227,8 @@ def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
     steps are looked at, one of each environment at a time: a pass or two. Of a terminal observation
     it says nothing of use.
     """
-    own = jax.vmap(
-        lambda x, t: x[t], (1, 0)
-    )  # no environment asks for another's, as x[t, rows] may
-    pick = lambda tree, t: jax.tree.map(lambda x: own(x, t), tree)
+    own = jax.vmap(lambda x, t: x[t], (1, 0))  # none asks for another's, as x[t, rows] might
+    pick = lambda tree, t: moved(lambda x: own(x, t), tree)
     put = jax.vmap(lambda x, t, y: x.at[t].set(y), (1, 0, 0), 1)
     at = lambda t: look(pick(b.next_value, t), b.start[0])
 

@@ -32,6 +32,29 @@ def flat(draw: Callable, key: Key, shape: tuple[int, ...]) -> jax.Array:
     return draw(key, (math.prod(shape),)).reshape(shape)
 
 
+def wide(obs: Any) -> Any:
+    """An observation with its bfloat16 entries as float32, to be computed with."""
+    widen = lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
+    return jax.tree.map(widen, obs)
+
+
+def bits(x: jax.Array) -> jax.Array:
+    """A bfloat16 array as its bits, uint16; any other as it is."""
+    half = x.dtype == jnp.bfloat16
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if half else x
+
+
+def of_bits(x: jax.Array, like: Any) -> jax.Array:
+    """The array of these bits, if `like` is bfloat16."""
+    return jax.lax.bitcast_convert_type(x, like.dtype) if like.dtype == jnp.bfloat16 else x
+
+
+def moved(f: Callable, tree: Any) -> Any:
+    """f of every array, where f does no more than move entries about. bfloat16 goes as its bits: on
+    a CPU XLA would make a float32 copy of the whole, and move that."""
+    return jax.tree.map(lambda x: of_bits(f(bits(x)), x), tree)
+
+
 class Transitions(struct.PyTreeNode):
     """Rows [M, ...] that a `Learner` learns from, wherever they came from."""
 
@@ -46,7 +69,7 @@ class Transitions(struct.PyTreeNode):
 class Batch(struct.PyTreeNode):
     """What a rollout gives and the parts fill in: per sample, but for the fields marked *whole*."""
 
-    obs: Any  # what the policy saw (normalised where the family normalises)
+    obs: Any  # what the policy saw: normalised and rounded where the family does that
     action: Any  # what the environment received
     record: Any  # what the behaviour policy's `act` wanted remembered
     start: jax.Array  # bool: this step is the first of its episode

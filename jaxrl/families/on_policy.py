@@ -20,12 +20,13 @@ from flax import struct
 from jaxrl import returns
 from jaxrl.core import Algo, Part, Policy
 from jaxrl.errors import InputError
+from jaxrl.gradients import summed
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import Stage, begin, flattened, rollout, rows, see
 from jaxrl.shuffle import shuffle
-from jaxrl.types import Batch, Key, Params
+from jaxrl.types import Batch, Key, Params, moved
 
 
 @hyper
@@ -48,6 +49,13 @@ class OnPolicy:
         "one seed's environments take whole ones; as many as these, unless it is said",
         "[1, inf)",
     )
+    accumulate: int = arg(
+        1,
+        "pieces of a minibatch whose gradients are added; what a method ranks or bounds within a "
+        "minibatch it then does within a piece",
+        "[1, inf)",
+    )
+    storage: str = arg("float32", "what a rollout keeps observations in", ("float32", "bfloat16"))
     normalise_obs: bool = arg(False, "observations by their running mean and deviation")
     normalise_reward: bool = arg(False, "rewards by the running deviation of the return")
     normalise_advantage: bool = arg(True, "advantages to mean 0, deviation 1 over the rollout")
@@ -68,6 +76,8 @@ class OnPolicy:
                 f"minibatches: {self.minibatches} does not divide num_envs * num_steps = "
                 f"{self.num_envs} * {self.num_steps} = {rows}"
             )
+        if (size := rows // self.minibatches) % self.accumulate:
+            return f"accumulate: {self.accumulate} does not divide a minibatch of {size} rows"
         return ""
 
     @classmethod
@@ -193,8 +203,8 @@ def minibatches(key: Key, b: Batch, hp: Any, sequences: bool):
     def take(i):
         at = partial(picked, i=i)
         if not sequences:
-            return jax.tree.map(at, b).replace(dual=dual)
-        return jax.tree.map(jax.vmap(at), b).replace(memory=jax.tree.map(at, memory), dual=dual)
+            return moved(at, b).replace(dual=dual)
+        return moved(jax.vmap(at), b).replace(memory=jax.tree.map(at, memory), dual=dual)
 
     if G == 1:
         return shuffle(key, n).reshape(hp.minibatches, -1), take
@@ -235,6 +245,32 @@ def total_loss(policy: Acting, surrogate: Callable, value_loss: Callable = squar
     return loss
 
 
+def gradient(loss: Callable, params: Params, old: Params, b: Batch, key: Key, hp: Any, axis: int):
+    """Of a mean over the samples of a minibatch: (its gradient, what the loss says on the way).
+
+    It is that of `hp.accumulate` equal pieces, one after the other, so that what a backward pass
+    keeps is a piece's; what is said are means over pieces, of `ratio_excursion` the largest.
+
+    axis: of rows, 0, or of sequences, 1. InputError where their number is not a multiple.
+    """
+    n, M = hp.accumulate, b.start.shape[axis]
+    if n == 1:
+        return jax.grad(loss, has_aux=True)(params, old, b, key, hp)
+    if M % n:
+        raise InputError(f"accumulate: {n} does not divide a minibatch of {M}")
+
+    def of(x):
+        i, k = x
+        cut = lambda axis: lambda x: jax.lax.dynamic_slice_in_dim(x, i * (M // n), M // n, axis)
+        piece = moved(cut(axis), b.replace(memory=(), dual=()))
+        piece = piece.replace(memory=jax.tree.map(cut(0), b.memory), dual=b.dual)
+        return jax.grad(loss, has_aux=True)(params, old, piece, k, hp)
+
+    total, said = summed(of, (jnp.arange(n), jax.random.split(key, n)))
+    stats = jax.tree.map(jnp.mean, said) | dict(ratio_excursion=said["ratio_excursion"].max())
+    return jax.tree.map(lambda g: g / n, total), stats
+
+
 def sgd(
     policy: Acting,
     surrogate: Callable,
@@ -252,7 +288,7 @@ def sgd(
 
         def step(carry, part, k):
             params, state = carry
-            grads, stats = jax.grad(loss, has_aux=True)(params, s.params, part, k, hp)
+            grads, stats = gradient(loss, params, s.params, part, k, hp, int(sequences))
             updates, state = opt.update(grads, state, params)
             stats["grad_norm"] = norm(grads)
             return (optax.apply_updates(params, updates), state), stats

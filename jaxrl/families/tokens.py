@@ -56,6 +56,7 @@ from jaxrl.completions import (
     whole,
 )
 from jaxrl.core import Algo, Part
+from jaxrl.gradients import summed
 from jaxrl.hyper import Linear, arg, hyper
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
@@ -389,15 +390,12 @@ def tokens(
 
         def of(piece):
             (_, stats), grads = jax.value_and_grad(loss, has_aux=True)(part, piece)
-            return grads, stats
+            return (grads, stats), None
 
         cut = lambda x: x.reshape(hp.accumulate, -1, *x.shape[1:])
         row = sequence_mean(b.mask).sum(-1)
         pieces = jax.tree.map(cut, (b, weigh(b.mask), token_mean(b.mask), row))
-        shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], pieces))
-        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        add = lambda total, piece: (jax.tree.map(jnp.add, total, of(piece)), None)
-        (grads, stats), _ = jax.lax.scan(add, total, pieces)
+        (grads, stats), _ = summed(of, pieces)
         if hp.value_first:  # the trunk is the policy's too
             only = lambda path, x: x * ("value" in str(path))
             head = jax.tree_util.tree_map_with_path(only, grads)
