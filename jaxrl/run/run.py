@@ -32,7 +32,6 @@ from jaxrl.run.job import EVERY_DEVICE, Job
 
 MALLOC = {-3: 2**28, -1: 2**31 - 1}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: bytes
 KINDS = ("temp", "argument", "output", "alias")  # of a program's memory
-MEMORY = {"accumulate", "storage"}  # hyperparameters that change what a program needs
 CHUNK_SECONDS = 10.0  # at most, about: so long does a signal wait
 CACHED = 2**23  # bytes: with larger arrays seeds are faster in turn than side by side, on a CPU
 # XLA prefers half the width of a machine's vectors: an iteration is then 5 to 15 % slower
@@ -190,26 +189,28 @@ def set_up(job: Job, begun: bool = False) -> Setting:
         if not catalogue.inside(catalogue.find(job.paper)):
             raise  # the traceback is of use to who wrote it
         raise InputError(f"env: {job.env} does not suit {job.paper}: {reason(e)}") from e
-    unread(setting, step)
+    unread(setting)
     auto = getattr(job.hyper, "IN_TURN", False) or largest(step.jaxpr) > CACHED
     auto &= jax.default_backend() == "cpu"
     return setting._replace(in_turn=dict(auto=auto, vmap=False, map=True)[job.seed_mode])
 
 
-def unread(s: Setting, step: Any) -> None:
-    """InputError for what was said of memory to a method whose update is its own and does not look.
+def unread(s: Setting) -> None:
+    """InputError for what was said of memory to a method that does not look at it."""
 
-    step: an iteration, traced.
-    """
-    defaults = {f.name: f.default for f in dataclasses.fields(s.job.hyper)}
-    for name in MEMORY & set(defaults):
-        said, plain = getattr(s.job.hyper, name), defaults[name]
-        if said != plain:
-            hp = s.hp.replace(**{name: plain})
-            same = jax.make_jaxpr(s.algo.step)(one_state(s), jnp.int32(0), hp, s.world)
-            if str(same) == str(step):
-                paper = Path(s.job.paper).stem
-                raise InputError(f"{name}: {said}: {paper} does not look at it; use {plain}")
+    def step(**said):
+        hp = s.hp.replace(**said)
+        return str(jax.make_jaxpr(s.algo.step)(one_state(s), jnp.int32(0), hp, s.world))
+
+    # under either a rollout takes little memory: of one alone it would always be seen
+    for name, plain, other in (
+        ("storage", "float32", {}),
+        ("accumulate", 1, dict(storage="bfloat16")),
+    ):
+        said = getattr(s.job.hyper, name, plain)
+        if said != plain and step(**other, **{name: said}) == step(**other, **{name: plain}):
+            paper = Path(s.job.paper).stem
+            raise InputError(f"{name}: {said}: {paper} does not look at it; use {plain}")
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
