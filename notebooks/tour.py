@@ -81,9 +81,7 @@ plt.show()
 # of the first method.
 
 # %%
-comparison = jaxrl.compare(
-    ["ppo", "spo"], env=["CartPole-v1", "Acrobot-v1"], seeds=8, steps=STEPS
-)
+comparison = jaxrl.compare(["ppo", "spo"], env=["CartPole-v1", "Acrobot-v1"], seeds=8, steps=STEPS)
 comparison
 
 # %% [markdown]

@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_one_line(slug, said, line):
 @pytest.mark.parametrize(
     ("slug", "accumulate", "line"),
     [
-        ("harpg", 4, "accumulate: 4: harpg does not look at it; use 1"),
+        ("fixpo", 4, "accumulate: 4: fixpo does not look at it; use 1"),
         ("million_envs", 3, "accumulate: 3 does not divide a minibatch of "),
     ],
 )

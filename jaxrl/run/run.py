@@ -8,6 +8,7 @@ beside the second chunk, or when it is first wanted. Each is compiled once.
 import ctypes
 import dataclasses
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -200,7 +201,8 @@ def unread(s: Setting) -> None:
 
     def step(**said):
         hp = s.hp.replace(**said)
-        return str(jax.make_jaxpr(s.algo.step)(one_state(s), jnp.int32(0), hp, s.world))
+        made = str(jax.make_jaxpr(s.algo.step)(one_state(s), jnp.int32(0), hp, s.world))
+        return re.sub("0x[0-9a-f]+", "", made)  # where functions lie
 
     # under either a rollout takes little memory: of one alone it would always be seen
     for name, plain, other in (
