@@ -113,7 +113,6 @@ def examine(work: Path) -> dict:
         rows_equal=returns[0] == returns[1],
         left_in_todo_or_doing=sum(len(queue.listed(place / n)) for n in ("todo", "doing")),
         results_that_came_second=log.count("another's result was first"),
-        resumed=log.count("resuming "),
     )
 
 
