@@ -85,9 +85,7 @@ def placed(tree: Any, where: Any) -> Any:
     def one(x, sharding):
         if sharding is None or isinstance(x, jax.Array) and not x.is_fully_addressable:
             return x  # it is not used; or it came from a program of all
-        if is_key(x):
-            return jax.random.wrap_key_data(one(jax.random.key_data(x), sharding))
-        own = np.asarray(x)
+        own = x if is_key(x) else np.asarray(x)
         return jax.make_array_from_callback(own.shape, sharding, lambda index: own[index])
 
     return jax.tree.map(one, tree, where)

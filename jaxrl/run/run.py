@@ -318,7 +318,7 @@ def traced(f: Callable, *args: Any, donate: tuple[int, ...] = (), s: Setting | N
 
     s: whose layout it has; None: that of f.
     """
-    if s is None or s.layout.envs == 1:
+    if s is None or s.layout.envs == 1 and not ranks.several():
         return jax.jit(f, donate_argnums=donate).lower(*args)
     shared = jax.tree.map(lambda _: NamedSharding(s.layout.mesh, ALL), args[-1])
     there = (*(places(s, x) for x in args[:-1]), shared)

@@ -213,7 +213,7 @@ class Watch:
         self.saved = time.monotonic()
 
     def __call__(self, chunk: Chunk, caught: list[int]) -> None:
-        job, folder = self.s.job, self.recorder.folder
+        job = self.s.job
         self.recorder.see(chunk)
         self.look(chunk)
         score = None if chunk.evaluation is None else finite(iqm(chunk.evaluation))
@@ -229,7 +229,11 @@ class Watch:
             self.save(chunk.iteration, chunk.state, score)
         if stop and chunk.iteration < job.iterations:
             self.saver.wait()
-            raise RunError(f"stopped by {signal.Signals(stop).name}; {way_on(folder)}", 128 + stop)
+            raise RunError(f"stopped by {signal.Signals(stop).name}; {self.way_on()}", 128 + stop)
+
+    def way_on(self) -> str:
+        """How the run goes on; the folder is the first process's."""
+        return way_on(self.recorder.folder) if ranks.first() else "the first process says how"
 
     def look(self, chunk: Chunk) -> None:
         """Stop at what is not finite, or say who is frozen."""
@@ -245,7 +249,7 @@ class Watch:
             what = f"seed {seed}: {loss.metric} is not finite at iteration {loss.iteration}"
             if self.s.job.on_nan == "stop":
                 self.saver.wait()
-                way = f"{way_on(self.recorder.folder)}, to the same end"
+                way = f"{self.way_on()}, to the same end"
                 raise RunError(f"{what}; --on-nan freeze runs the other seeds on; {way}", DIVERGED)
             if loss.metric == "eval_return":  # training goes well: there is nothing to freeze
                 self.say(what)
