@@ -156,37 +156,41 @@ def million() -> dict:
 
 TEXT = """# How large a run may be on one device, measured
 
-`python experiments/big.py` made [the record](big.json) on {machine}, while other work ran on it. There was no
-accelerator: what XLA says of memory is of its programs for a CPU, and other devices lay arrays out otherwise.
-`OPTIONS` in the script has what the rows stand for: `--storage bfloat16`, `--accumulate 8`, and both.
+`python experiments/big.py` made [the record](big.json) on {machine},
+while other work ran on it. There was no accelerator: what XLA says of memory is of its programs for
+a CPU, and other devices lay arrays out otherwise. `OPTIONS` in the script has what the names stand
+for: `--storage bfloat16`, `--accumulate 8`, and both.
 
 ## Bytes of memory that an environment step of an iteration takes
 
 {memory}
 
-It is the whole of the compiled program of one seed (state, rollout, update) over `num_envs x num_steps`; 64 x 64
-networks. MinAtar's observations are bits, which bfloat16 leaves as they are, and what it gains is that nothing
-else as large as the rollout stands beside it. On an accelerator with M bytes a run of S seeds at once has room for
+It is the whole of PPO's compiled program of one seed (state, rollout, update; 64 x 64 networks)
+over `num_envs x num_steps`. MinAtar's observations are bits, which bfloat16 leaves as they are:
+what it gains there is that nothing else as large as the rollout stands beside it. On an accelerator
+with M bytes a run of S seeds at once has room for
 
     num_envs = share x M / (S x num_steps x bytes a step)
 
-A share of a half is what a sweep allows itself (`SHARE` in `jaxrl/run/sweep.py`). Take the bytes from a program
-compiled there, with fewer environments (`jaxrl.run.run.build(setting).bytes`): they grow in proportion.
+A share of a half is what a sweep allows itself (`SHARE` in `jaxrl/run/sweep.py`). The bytes are
+best read off a program compiled there with fewer environments
+(`jaxrl.run.run.build(setting).bytes`): they grow in proportion.
 
 ## What the options cost in time
 
 {speed}
 
-PPO on CartPole-v1, {sizes}. The best of nine iterations of each, in turns. In a lean rollout fresh starts are
-drawn step by step, which a CPU is slower at.
+PPO on CartPole-v1 with {sizes}: the best of nine iterations
+of each, in turns.
 
 ## What bfloat16 does to learning
 
 {learning}
 
-PPO with its defaults, {seeds} seeds, the same for both. Interquartile means; the difference is that of bfloat16
-less that of float32, with its 95 % interval. *On the way* is the mean over iterations of the episodes that
-finished in each; *at the end* is over 32 episodes of each seed, which the policy sees unrounded.
+PPO with its defaults, {seeds} seeds, the same for both. Interquartile means; the difference is of
+bfloat16 less float32, with its 95 % interval. *On the way* is the mean over iterations of the
+episodes that finished in each; *at the end* is over 32 episodes of each seed, by the mode, which
+the policy sees unrounded.
 
 ## `million_envs` with all the environments there is room for
 
@@ -251,8 +255,8 @@ def million_text(r: dict) -> str:
         f"{sizes[most['bfloat16']] / 2**30:.2f} GiB were foreseen ({r['each']:.0f} bytes a step); "
         f"the process had {r['peak_mib'] / 1024:.2f} GiB at\nmost, the compiler's own with it. "
         f"As a command it is\n\n    {command} --storage bfloat16 --steps {n * steps}\n\n"
-        "One pass in minibatches of 2^15 rows is not the paper's inner loop, but one that two cores "
-        "get through.\nIt says that such a run fits and goes, not what it learns."
+        "One pass in minibatches of 2^15 rows is not the paper's inner loop, but one that two "
+        "cores\nget through. It says that such a run fits and goes, not what it learns."
     )
     tables = table(head, rows), table(["iteration", "seconds", "steps/s"], ran)
     return f"{said}\n\n{tables[1]}\n\n{end}\n\n{tables[0]}"
