@@ -248,8 +248,9 @@ def test_a_notebooks_bar_is_one_display(shared, monkeypatch):
     jaxrl.train("ppo", eval_episodes=20, **how, **SMALL)
     (handle,) = handles  # one display, whatever was said
     assert handle.texts[0] == "compiling ppo on CartPole-v1: 2 seeds, 10 iterations"
-    first, last = handle.texts[1], handle.texts[-1]
+    assert "\n2 seeds on 2 devices, 1 on each: " in handle.texts[1]
+    first, last = handle.texts[2], handle.texts[-1]
     assert first.splitlines()[0] == last.splitlines()[0] == handle.texts[0]
-    assert "32 of 320 steps" in first and last.splitlines()[1].startswith("█" * 30 + "  320 of 320")
-    assert len(handle.texts) == 1 + 10 and "s left" in handle.texts[5] and "in all" in last
+    assert "32 of 320 steps" in first and last.splitlines()[2].startswith("█" * 30 + "  320 of 320")
+    assert len(handle.texts) == 2 + 10 and "s left" in handle.texts[6] and "in all" in last
     assert Path(how["folder"], "summary.json").exists()

@@ -176,7 +176,7 @@ def only_json(wanted: bool) -> Iterator[Any]:
 DISTRIBUTED = click.Option(
     ["--distributed"],
     is_flag=True,
-    help="be one of several processes: of Slurm, Open MPI, a TPU pod, or jaxrl supervise",
+    help="be one of several processes (docs/scale.md)",
 )
 
 

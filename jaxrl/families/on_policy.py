@@ -43,19 +43,12 @@ class OnPolicy:
     num_steps: int = arg(64, "steps of each environment an iteration", "[1, inf)")
     epochs: int = arg(4, "passes over each rollout", "[1, inf)")
     minibatches: int = arg(4, "minibatches a pass", "[1, inf)")
-    groups: int = arg(
-        1,
-        "of environments, each with random numbers and a shuffle of its own: devices that share "
-        "one seed's environments take whole ones; as many as these, unless it is said",
-        "[1, inf)",
-    )
-    accumulate: int = arg(
-        1,
-        "pieces of a minibatch whose gradients are added; what a method ranks or bounds within a "
-        "minibatch it then does within a piece",
-        "[1, inf)",
-    )
-    storage: str = arg("float32", "what a rollout keeps observations in", ("float32", "bfloat16"))
+    # groups of environments draw and are shuffled each by itself: devices that share one seed's
+    # take whole ones, and unless it is said there are as many groups as these
+    groups: int = arg(1, "of environments, that devices may share out", "[1, inf)")
+    # what a method ranks or bounds within a minibatch it does within a piece
+    accumulate: int = arg(1, "pieces of a minibatch whose gradients are added", "[1, inf)")
+    storage: str = arg("float32", "what observations are kept in", ("float32", "bfloat16"))
     normalise_obs: bool = arg(False, "observations by their running mean and deviation")
     normalise_reward: bool = arg(False, "rewards by the running deviation of the return")
     normalise_advantage: bool = arg(True, "advantages to mean 0, deviation 1 over the rollout")

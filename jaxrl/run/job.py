@@ -43,8 +43,7 @@ class Job:
     )
     devices: int = arg(
         0,
-        "that seeds are shared out over, and if they are more than seeds the environments of each; "
-        "N or all (-1); 0: as seeds can be",
+        "that share seeds, and if they are more environments; all: -1; 0: for seeds alone",
         "[-1, 65536]",
         words=("all",),
     )
