@@ -91,13 +91,14 @@ def placed(tree: Any, where: Any) -> Any:
     return jax.tree.map(one, tree, where)
 
 
-def agreed(x: float) -> float:
-    """What process 0 has. All have to call it."""
+def agreed(x: Any) -> Any:
+    """The number that process 0 has, an int or a float. All have to call it."""
     if not several():
         return x
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    return float(broadcast_one_to_all(np.float64(x)))
+    kind = np.int32 if isinstance(x, int) else np.float32
+    return type(x)(broadcast_one_to_all(kind(x)))
 
 
 def most(x: int) -> int:

@@ -108,7 +108,7 @@ def restore(s: Setting, folder: Path, say: Say, best: bool = False) -> checkpoin
       InputError: config.toml is not what the run began with.
     """
     where, about = (checkpoint.best if best else checkpoint.newest)(folder, say)
-    if (chosen := int(ranks.agreed(about["iteration"]))) != about["iteration"]:
+    if (chosen := ranks.agreed(about["iteration"])) != about["iteration"]:
         where = where.with_name(str(chosen))  # the first process saw further
         about = checkpoint.verify(where)
     if different := jobs.changed(jobs.to_tables(s.job), about["tables"]):
