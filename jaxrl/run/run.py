@@ -204,12 +204,14 @@ def unread(s: Setting) -> None:
         made = str(jax.make_jaxpr(s.algo.step)(one_state(s), jnp.int32(0), hp, s.world))
         return re.sub("0x[0-9a-f]+", "", made)  # where functions lie
 
+    if not hasattr(s.job.hyper, "storage"):
+        return
     # under either a rollout takes little memory: of one alone it would always be seen
     for name, plain, other in (
         ("storage", "float32", {}),
         ("accumulate", 1, dict(storage="bfloat16")),
     ):
-        said = getattr(s.job.hyper, name, plain)
+        said = getattr(s.job.hyper, name)
         if said != plain and step(**other, **{name: said}) == step(**other, **{name: plain}):
             paper = Path(s.job.paper).stem
             raise InputError(f"{name}: {said}: {paper} does not look at it; use {plain}")
