@@ -8,12 +8,13 @@ import gc
 import importlib
 import os
 import sys
+import traceback
 
 import click
 
 from jaxrl import __version__
 from jaxrl.cache import keep_programs
-from jaxrl.errors import LOST, InputError, RunError, did_you_mean
+from jaxrl.errors import DIVERGED, InputError, RunError, did_you_mean
 
 COMMANDS = {
     "train": "train a paper on an environment, many seeds in one program",
@@ -38,6 +39,7 @@ COMMANDS = {
     "doctor": "check versions, devices, known clashes, the cache and the disk",
 }
 BAD_INPUT, INTERRUPTED = 2, 130
+SHARED = (DIVERGED, 130, 143)  # codes with which all of several processes end
 GARBAGE = 50_000  # objects between two collections: at 700 they take a sixth of a start
 
 
@@ -88,9 +90,22 @@ def main(argv: list[str] | None = None) -> None:
     except RunError as e:
         click.echo(f"jaxrl: {e}", err=True)
         code = e.code
-        if code == LOST:  # jax would wait at its end for the process that is lost, and then abort
-            os._exit(code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("jaxrl: interrupted", err=True)
         code = INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+    except Exception:
+        if not together():
+            raise
+        traceback.print_exc()
+        code = 1
+    code = code if isinstance(code, int) else 0
+    if code and code not in SHARED and together():
+        sys.stdout.flush()
+        os._exit(code)  # at its end jax would wait for the others, who wait for this one
+    sys.exit(code)
+
+
+def together() -> bool:
+    """Whether this is one of several processes."""
+    jax = sys.modules.get("jax")
+    return bool(jax and jax.distributed.is_initialized())

@@ -246,17 +246,24 @@ def gradient(loss: Callable, params: Params, old: Params, b: Batch, key: Key, hp
 
     axis: of rows, 0, or of sequences, 1. InputError where their number is not a multiple.
     """
-    n, M = hp.accumulate, b.start.shape[axis]
+    n, G, M = hp.accumulate, hp.groups, b.start.shape[axis]
     if n == 1:
         return jax.grad(loss, has_aux=True)(params, old, b, key, hp)
-    if M % n:
-        raise InputError(f"accumulate: {n} does not divide a minibatch of {M}")
+    if M % (n * G):
+        rows = f"a minibatch of {M}" + (f" / groups = {M // G}" if G > 1 else "")
+        raise InputError(f"accumulate: {n} does not divide {rows}")
+    size = M // n // G  # of each group
+
+    def cut(x, i, axis):
+        own = x.reshape(*x.shape[:axis], G, M // G, *x.shape[axis + 1 :])
+        own = jax.lax.dynamic_slice_in_dim(own, i * size, size, axis + 1)
+        return own.reshape(*x.shape[:axis], G * size, *x.shape[axis + 1 :])
 
     def of(x):
         i, k = x
-        cut = lambda axis: lambda x: jax.lax.dynamic_slice_in_dim(x, i * (M // n), M // n, axis)
-        piece = moved(cut(axis), b.replace(memory=(), dual=()))
-        piece = piece.replace(memory=jax.tree.map(cut(0), b.memory), dual=b.dual)
+        piece = moved(partial(cut, i=i, axis=axis), b.replace(memory=(), dual=()))
+        memory = jax.tree.map(partial(cut, i=i, axis=0), b.memory)
+        piece = piece.replace(memory=memory, dual=b.dual)
         return jax.grad(loss, has_aux=True)(params, old, piece, k, hp)
 
     total, said = summed(of, (jnp.arange(n), jax.random.split(key, n)))

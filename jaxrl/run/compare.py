@@ -79,7 +79,9 @@ def run_unit(unit: Unit, see: Any, say: Any, sinks: Sinks) -> dict:
     """The summary of a unit's run, which is begun, gone on with, or there already."""
     begun = checkpoint.points(unit.folder)
     if not any((p / checkpoint.MANIFEST).exists() for p in begun):  # or killed in its first one
-        shutil.rmtree(unit.folder, ignore_errors=True)
+        with locked(unit.folder):  # by one who is given up but lives it may be held
+            for path in [p for p in unit.folder.iterdir() if p.name != "lock"]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         return train(unit.job, unit.folder, see=see, say=say, sinks=sinks)
     loss = lambda line: line.startswith("sink ") and say(line)  # of the rest a row is enough
     return resume(unit.folder, unit.job, see, loss, sinks)

@@ -144,11 +144,15 @@ FREE = ("steps", "evals", "eval_episodes", "devices", "checkpoint_every", "keep"
 def changed(tables: dict[str, dict], since: dict[str, dict]) -> str:
     """What a run's tables say otherwise than its checkpoint's, in one line; "" if nothing."""
     now = json.loads(json.dumps(tables))  # lists for tuples
+    of = dict(run=Job, network=Network, hyper=catalogue.load(tables["run"]["paper"])[1])
+    plain = lambda cls: {f.name: to_toml(f.default) for f in dataclasses.fields(cls)}
+    unsaid = {table: plain(cls) for table, cls in of.items()}  # of fields that are newer than it
     for table in TABLES:
         for key in sorted(
             {*now[table], *since.get(table, {})} - set(FREE if table == "run" else ())
         ):
-            old, new = since.get(table, {}).get(key), now[table].get(key)
+            new = now[table].get(key)
+            old = since.get(table, {}).get(key, unsaid.get(table, {}).get(key))
             if old != new:
                 return f"{key}: {new} in config.toml, but the run began with {old}"
     return ""

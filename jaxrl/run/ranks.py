@@ -29,6 +29,7 @@ def join() -> None:
 
     Raises:
       InputError: there is no such, or it is not said whole.
+      RunError: one of them did not come.
     """
     said = {name: os.environ[name] for name in SAID if os.environ.get(name)}
     if said and len(said) < len(SAID):
@@ -45,11 +46,12 @@ def join() -> None:
     try:
         jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from us
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **where)
-    except (ValueError, RuntimeError) as e:
-        alone = "no cluster of Slurm, Open MPI or TPUs here" if not said else "they did not meet"
-        hint = f"; or say {', '.join(SAID)}" if not said else ""
-        raise InputError(f"distributed: {alone} ({reason(e)}){hint}") from e
-    agreed(0.0)
+        agreed(0.0)
+    except ValueError as e:
+        hint = f"no cluster of Slurm, Open MPI or TPUs here ({reason(e)}); or say {', '.join(SAID)}"
+        raise InputError(f"distributed: {reason(e) if said else hint}") from e
+    except RuntimeError as e:
+        raise RunError(f"distributed: the processes did not meet ({reason(e)})", LOST) from e
 
 
 def several() -> bool:
@@ -122,7 +124,7 @@ def written(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def together(way_on: Any) -> Iterator[None]:
-    """A process that is lost ends the others with one line.
+    """A process that is lost, or an error of the device, ends the others with one line.
 
     way_on: () -> how the run goes on.
     """
@@ -131,4 +133,5 @@ def together(way_on: Any) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as e:
         if not several():
             raise
-        raise RunError(f"distributed: a process was lost ({reason(e)}); {way_on()}", LOST) from e
+        why = f"a process was lost, or this one failed ({reason(e)})"
+        raise RunError(f"distributed: {why}; {way_on()}", LOST) from e

@@ -181,7 +181,8 @@ def set_up(job: Job, begun: bool = False) -> Setting:
     used, there = setting.layout.devices, len(jax.devices())
     if ranks.several() and used < there:
         why = f"{job.seeds} seeds use {used} of the {there} that the processes have"
-        raise InputError(f"devices: {why}; --devices all shares environments too")
+        hint = "" if job.devices else "; --devices all shares environments too"
+        raise InputError(f"devices: {why}{hint}")
     try:
         step = jax.make_jaxpr(algo.step)(one_state(setting), jnp.int32(0), hp, world)
     except InputError:
@@ -206,9 +207,9 @@ def unread(s: Setting) -> None:
 
     if not hasattr(s.job.hyper, "storage"):
         return
-    # under either a rollout takes little memory: of one alone it would always be seen
+    # under either a rollout takes little memory: it is to look at storage, an update at pieces
     for name, plain, other in (
-        ("storage", "float32", {}),
+        ("storage", "float32", dict(accumulate=1)),
         ("accumulate", 1, dict(storage="bfloat16")),
     ):
         said = getattr(s.job.hyper, name)

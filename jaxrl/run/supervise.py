@@ -30,6 +30,7 @@ HOPELESS = {  # codes that would come again
     STORAGE: "the disk failed",
 }
 COORDINATOR, PROCESSES, PROCESS = "JAXRL_COORDINATOR", "JAXRL_PROCESSES", "JAXRL_PROCESS"
+LOCAL = "JAX_LOCAL_DEVICE_IDS"  # of accelerators: a process has one, unless they are said
 # which of a cluster's processes this is: ours, Slurm's, Open MPI's, a TPU pod's
 RANKS = (PROCESS, "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 RECORDS = ("sweep.json", "tune.json")  # which grow by each part that is finished
@@ -163,7 +164,8 @@ class Group:
         shared = {COORDINATOR: f"127.0.0.1:{free_port()}", PROCESSES: str(count)}
         self.alive, self.tails, self.readers = {}, {}, []
         for i in range(count):
-            env = os.environ | (shared | {PROCESS: str(i)} if count > 1 else {})
+            own = shared | {PROCESS: str(i), LOCAL: os.environ.get(LOCAL, str(i))}
+            env = os.environ | (own if count > 1 else {})
             # what the first says is the command's; of the others it is shown if they are lost
             out = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) if i else {}
             new: dict[str, Any] = dict(env=env, start_new_session=True, **out)

@@ -291,6 +291,7 @@ def sweep(
         if place and (left := [c for c in choices if named(c) not in programs]):
             tasks = [task(asked, "choice", choice, limit) for choice in left]
             programs |= dict(zip(map(named, left), from_workers(place, tasks, say)))
+            write_whole(file, json.dumps(done, indent=1))
         for i, choice in enumerate(choices):
             if (name := named(choice)) in programs:
                 continue

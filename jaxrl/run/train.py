@@ -146,7 +146,8 @@ def resume(
         if done > job.iterations:
             each = job.hyper.steps_per_iteration
             raise InputError(f"steps: {job.steps} is less than the {done * each} done already")
-        if done == job.iterations == record.load_json(folder / "summary.json").get("iterations"):
+        ended = record.load_json(folder / "summary.json").get("iterations")
+        if ranks.agreed(int(done == job.iterations == ended)):
             say(f"{folder} is finished; --steps N makes it longer")
             return record.load_summary(folder)
         if (then := point.about["versions"]) != (now := record.versions()):
@@ -218,14 +219,14 @@ class Watch:
         self.look(chunk)
         score = None if chunk.evaluation is None else finite(iqm(chunk.evaluation))
         every, stop = job.save_iterations, ranks.most(caught[0] if caught else 0)
-        since = ranks.agreed(time.monotonic() - self.saved)
-        if (
-            stop
+        due = (
+            bool(stop)
             or chunk.iteration == job.iterations
             or (every and chunk.iteration % every == 0)
             or (score is not None and score > self.saver.best)
-            or since >= 60 * job.save_minutes
-        ):
+            or time.monotonic() - self.saved >= 60 * job.save_minutes
+        )
+        if ranks.agreed(int(due)):
             self.save(chunk.iteration, chunk.state, score)
         if stop and chunk.iteration < job.iterations:
             self.saver.wait()

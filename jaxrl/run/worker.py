@@ -103,6 +103,8 @@ def work(
         except Stopped as e:
             name, code = signal.Signals(e.number).name, 128 + e.number
             raise RunError(f"stopped by {name}; what it did waits again in {folder}", code) from e
+        except OSError as e:
+            raise RunError(f"queue: {folder}: {e.strerror or e}", STORAGE) from e
     if refused and queue.names(place / "todo"):
         raise InputError(refused)
     return count

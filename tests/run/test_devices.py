@@ -136,6 +136,31 @@ def test_a_minibatch_has_as_much_of_every_group(sequences):
     assert np.bincount(seen).tolist() == [T] * N  # each row once
 
 
+def test_a_field_that_is_newer_than_a_checkpoint_has_its_default():
+    now = jobs.to_tables(resolve())
+    then = json.loads(json.dumps(now))
+    del then["hyper"]["groups"], then["hyper"]["storage"]
+    assert jobs.changed(now, then) == ""
+    now["hyper"]["groups"] = 2
+    assert jobs.changed(now, then) == "groups: 2 in config.toml, but the run began with 1"
+
+
+def test_pieces_have_as_much_of_every_group():
+    """The gradient is the minibatch's; a piece takes no row from its group's device."""
+    s = set_up(resolve(hyper=dict(groups=4, accumulate=2, minibatches=1, epochs=1)))
+    plain = set_up(resolve(hyper=dict(groups=4, storage="bfloat16", minibatches=1, epochs=1)))
+    pieces = plain.algo, s.hp.replace(accumulate=2, storage="bfloat16")
+    one = jax.jit(lambda hp: s.algo.init(jax.random.key(0), hp, s.world))(plain.hp)
+    step = jax.jit(lambda hp: pieces[0].step(one, jnp.int32(0), hp, s.world)[1])
+    whole, cut = step(plain.hp), step(pieces[1])
+    for name in ("grad_norm", "policy_loss", "value_loss", "ratio_excursion"):
+        np.testing.assert_allclose(whole[name], cut[name], rtol=1e-4, atol=1e-6)
+    with pytest.raises(
+        InputError, match="accumulate: 8 does not divide a minibatch of 32 / groups"
+    ):
+        set_up(resolve(hyper=dict(groups=8, accumulate=8, minibatches=2)))
+
+
 @pytest.mark.parametrize(
     "said, message",
     [
