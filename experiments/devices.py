@@ -39,7 +39,7 @@ def gradients(env: str = "CartPole-v1", paper: str = "ppo", seeds: int = 1) -> d
 
     from jaxrl.run.checkpoint import by_path
     from jaxrl.run.job import resolve
-    from jaxrl.run.run import QUICK, advance, compiled, memory, over_rows, set_up, traced
+    from jaxrl.run.run import QUICK, advance, compiled, of_device, over_rows, set_up, traced
 
     out, first = {}, None
     for count in COUNTS:
@@ -61,7 +61,7 @@ def gradients(env: str = "CartPole-v1", paper: str = "ppo", seeds: int = 1) -> d
             apart=float(np.abs(found - first).max() / np.abs(first).max()),
             episodes=float(np.sum(metrics["episodes"])),
             moves=dict(Counter(MOVES.findall(made.as_text()))),
-            device_bytes=memory(program),
+            device_bytes=of_device(program),
         )
     return out
 

@@ -448,12 +448,17 @@ def build(s: Setting) -> Program:
         init = pool.submit(compiled, traced(start, s.keys, *rest, s=s), QUICK)
     init, loop = init.result(), loop.result()
     seconds = time.perf_counter() - began
-    each = memory(loop)
-    own = s.layout.devices // jax.process_count() if jax.default_backend() == "cpu" else 1
-    return Program(init, loop, *scorers, chunk, seconds, each, each * own)
+    return Program(init, loop, *scorers, chunk, seconds, of_device(loop), memory(loop))
 
 
 def memory(program: Any) -> int:
+    """Bytes that a compiled program takes of one memory: cores share theirs."""
+    shared = isinstance(program, Placed) and jax.default_backend() == "cpu"
+    here = len(jax.tree.leaves(program.placed)[0].addressable_devices) if shared else 1
+    return of_device(program) * here
+
+
+def of_device(program: Any) -> int:
     """Bytes that a compiled program takes of a device, what is donated to it counted once."""
     need = (program.program if isinstance(program, Placed) else program).memory_analysis()
     size = {k: getattr(need, f"{k}_size_in_bytes", 0) for k in KINDS}
