@@ -32,6 +32,12 @@ def reason(e: BaseException) -> str:
     return ": ".join([type(e).__name__, *str(e).splitlines()[:1]])
 
 
+def brief(path: Any) -> str:
+    """A path as a line can hold it: of a long one, the two ends."""
+    text = str(path)
+    return text if len(text) <= 240 else f"{text[:80]}...{text[-80:]}"
+
+
 def did_you_mean(kind: str, name: Any, known: Iterable[str], hint: str = "") -> InputError:
     """The error for a name that no registry knows, with the nearest names that it does know."""
     near = difflib.get_close_matches(

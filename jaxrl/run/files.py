@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxrl.errors import STORAGE, InputError, InUse, RunError
+from jaxrl.errors import STORAGE, InputError, InUse, RunError, brief
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -22,7 +22,7 @@ def check_folder(path: Path) -> None:
         fine = path.parent.is_dir() and os.access(path.parent, os.W_OK)
         path.exists()  # a name that is too long is said here
     except OSError as e:
-        raise InputError(f"out: {str(path)[:80]}: {e.strerror}") from e
+        raise InputError(f"out: {brief(path)}: {e.strerror}") from e
     if not fine:
         raise InputError(f"out: {path.parent} is not a folder to write to")
 

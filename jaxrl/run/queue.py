@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrl.errors import InputError, RunError
+from jaxrl.errors import InputError, RunError, brief
 from jaxrl.run import catalogue, record
 
 FOLDERS = ("todo", "doing", "done", "waiting")
@@ -109,7 +109,7 @@ def opened(folder: str | Path, make: bool = True) -> Path:
                 (queue / name).mkdir(parents=True, exist_ok=True)
         (queue / "clock").touch()
     except OSError as e:
-        raise InputError(f"queue: {str(folder)[:80]}: {e.strerror}") from e
+        raise InputError(f"queue: {brief(folder)}: {e.strerror}") from e
     try:
         whole(queue / "todo", f"probe-{uuid.uuid4().hex}", "").unlink()
     except OSError as e:

@@ -28,7 +28,7 @@ import numpy as np
 import tomli_w
 
 from jaxrl import __version__
-from jaxrl.errors import InputError
+from jaxrl.errors import InputError, brief
 from jaxrl.run import job as jobs
 from jaxrl.run.checkpoint import Point
 from jaxrl.run.files import write_whole
@@ -94,7 +94,7 @@ def new_folder(path: str | None, job: Job) -> Path:
             raise InputError(f"run: {path} exists and is not an empty folder")
         above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     except OSError as e:
-        raise InputError(f"run: {path[:80]}: {e.strerror}") from e
+        raise InputError(f"run: {brief(path)}: {e.strerror}") from e
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"run: {path} cannot be made: {above} is not a folder to write to")
     return folder

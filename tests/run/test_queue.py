@@ -278,6 +278,7 @@ def test_what_is_no_queue_is_said_in_one_line(tmp_path):
         (tmp_path, False, "is no queue"),
         (tmp_path / "nowhere", False, "is no queue"),
         (tmp_path / "thesis.txt", True, "thesis.txt: "),
+        (tmp_path / ("x" * 300), True, "^queue: .{80}[.]{3}x{80}: File name too long$"),
     ):
         with pytest.raises(InputError, match=words):
             queue.opened(folder, make)
