@@ -19,7 +19,8 @@ import numpy as np
 
 from envs.scores import RANGES
 from jaxrl.run import catalogue, evidence, record
-from jaxrl.run.claims import EMPTY, SEEDS, Arm, once, read
+from jaxrl.run.arms import EMPTY, Arm, Asked, once
+from jaxrl.run.claims import SEEDS, read
 from jaxrl.run.files import write_whole
 from jaxrl.run.stats import difference, interval, iqm
 
@@ -126,7 +127,7 @@ class Played:
         """Measure a unit and record it."""
         what, (env, steps, params) = self.what, self.what.tasks[task]
         arm, metrics = what.methods[method], set(what.metrics) | {"final_return"}
-        got = once(arm, env, steps, what.seeds, metrics, what.by, params)
+        got = once(Asked(arm, env, steps, what.seeds, metrics, what.by, params))
         got["scores"] = {k: got["scores"][k] for k in sorted(metrics)}
         got |= dict(
             seeds=what.seeds,

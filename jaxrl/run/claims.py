@@ -27,54 +27,30 @@ the learning curve. Over several environments returns are normalised
 seeds drawn anew within each environment and arm.
 """
 
-import dataclasses
 import datetime
-import functools
-import hashlib
-import itertools
 import json
 import re
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from envs.registry import environment
 from envs.scores import RANGES
-from jaxrl import cache, hyper
 from jaxrl.errors import InputError, did_you_mean
-from jaxrl.run import catalogue, evidence, record
+from jaxrl.run import arms, catalogue, evidence, record
 from jaxrl.run import job as jobs
 from jaxrl.run import queue as queues
+from jaxrl.run.arms import EMPTY, Arm, Asked
 from jaxrl.run.files import write_whole
-from jaxrl.run.run import (
-    Program,
-    Setting,
-    build,
-    evaluation_keys,
-    execute,
-    mean_returns,
-    one_state,
-    set_up,
-)
 from jaxrl.run.stats import difference, finite, improvement, iqm
 
-SEEDS, FIRST_TUNING_SEED = 16, 1000
+SEEDS = 16
 QUICK = dict(seeds=4, steps=20)  # a look: so many seeds, one in so many steps
 KEYS = ("on", "env_params", "hyper", "network", "tune", "by", "arms", "seeds", "says")
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 RETURNS = ("final_return", "episode_return", "eval_return")
-REDUCE = {
-    "max": lambda x: np.nanmax(x, 1),
-    "mean": lambda x: np.nanmean(x, 1),
-    "last": lambda x: np.nanmean(x[:, -max(1, x.shape[1] // 10) :], 1),
-}
 GRAMMAR = re.compile(
     r"(?:(?P<reduce>max|mean|last|final) )?(?P<metric>\w+)(?: of (?P<of>\w+))?"
     r" (?P<relation>[<>]) (?P<against>[\w.-]+)"
@@ -96,16 +72,6 @@ class Statement(NamedTuple):
     @property
     def is_return(self) -> bool:
         return self.metric.split()[-1] in RETURNS
-
-
-class Arm(NamedTuple):
-    """One method of a comparison."""
-
-    paper: str
-    hyper: dict
-    network: dict
-    tune: dict
-    steps: int = 0  # where they are not the environment's
 
 
 class Claim(NamedTuple):
@@ -194,164 +160,6 @@ def span(env: str) -> tuple[float, float]:
     return RANGES[inner]
 
 
-def points(job: jobs.Job, tune: dict[str, list]) -> list:
-    """The grid's hyperparameters: every combination, checked."""
-    out = [
-        hyper.check(hyper.replace(job.hyper, **dict(zip(tune, values))))
-        for values in itertools.product(*tune.values())
-    ]
-    static = [k for k in tune if not any(n.split(".")[0] == k for n in hyper.leaves(out[0]))]
-    if static:
-        raise InputError(f"tune: {static[0]} is static: each value is another program")
-    return out
-
-
-def measure(
-    arm: Arm,
-    env: str,
-    steps: int,
-    seeds: int,
-    metrics: set[str],
-    by: str = "final_return",
-    env_params: Mapping[str, Any] = EMPTY,
-) -> dict:
-    """Tune an arm on an environment, then run it on fresh seeds: its point and its scores. Those of
-    all metrics; `metrics` are those that there have to be."""
-    began = time.time()
-    run = dict(paper=arm.paper, env=env, steps=steps, seeds=seeds, evals=1)
-    job = jobs.resolve(run=run, env_params=dict(env_params), network=arm.network, hyper=arm.hyper)
-    grid = points(job, arm.tune)
-    s = set_up(job).among(grid)
-    goal = by.removeprefix("-")
-    there(metrics | {goal}, named(s), arm)  # said before anything compiles
-    each = max(1, seeds // len(grid))
-    order = np.minimum(np.arange(max(seeds, len(grid))) // each, len(grid) - 1)
-    turn = np.arange(len(order)) % each  # the last rows repeat what is there already
-    tuning = s.sweep([grid[i] for i in order], FIRST_TUNING_SEED + turn)
-    program, chosen, tried = None, 0, []
-    if len(grid) > 1:
-        program = build(tuning)
-        reached = scores(tuning, program, goal)[goal]
-        tried = [float(reached[order == i][:each].mean()) for i in range(len(grid))]
-        chosen = choose(tried, by)
-    final = s.sweep([grid[chosen]] * seeds, np.arange(seeds))
-    program = program if program and len(order) == seeds else build(final)
-    table = jobs.to_tables(dataclasses.replace(job, hyper=grid[chosen]))
-    tuned = lambda hp: {k: plain(jobs.to_toml(getattr(hp, k))) for k in arm.tune}
-    return dict(
-        paper=Path(arm.paper).stem,
-        hyper={k: plain(v) for k, v in table["hyper"].items()},
-        network=table["network"],
-        steps=job.iterations * job.hyper.steps_per_iteration,
-        tuned=tuned(grid[chosen]),
-        tuning=[dict(tuned(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
-        scores={k: finite(v) for k, v in scores(final, program).items()},
-        wall_seconds=round(time.time() - began, 1),
-    )
-
-
-def named(s: Setting) -> list[str]:
-    """The metrics that a run has, of training and of the method's own examination."""
-    state = one_state(s)
-    kinds = jax.eval_shape(s.algo.step, state, jnp.int32(0), s.hp, s.world)[1]
-    out = ["final_return"] + [f"{reduce} {name}" for name in kinds for reduce in REDUCE]
-    if s.algo.examine:
-        seen = jax.eval_shape(s.algo.examine, state, jax.random.key(0), s.hp, s.world)
-        out += [f"final {name}" for name in seen]
-    return out
-
-
-def there(metrics: set[str], known: Collection[str], arm: Arm) -> None:
-    """InputError for a metric that a run does not have."""
-    for metric in sorted(metrics - set(known)):
-        words = [name.split()[-1] for name in known]
-        raise did_you_mean(f"claim: {Path(arm.paper).stem}: metric", metric.split()[-1], words)
-
-
-@functools.cache
-def code() -> str:
-    """A digest of all that every measurement runs."""
-    files = [p for top in ("jaxrl", "envs") for p in (catalogue.ROOT / top).rglob("*.py")]
-    apart = ("jaxrl/papers/", "jaxrl/cli/")
-    names = {p.relative_to(catalogue.ROOT).as_posix(): p for p in files}
-    kept = sorted(name for name in names if not name.startswith(apart))
-    return hashlib.sha256(b"".join(names[name].read_bytes() for name in kept)).hexdigest()
-
-
-def papers(path: Path) -> Iterator[bytes]:
-    """A paper's file, and those of the papers that it takes pieces from."""
-    yield (text := path.read_bytes())
-    for name in re.findall(rb"^from (jaxrl\.papers\.\w+\.\w+) import", text, re.M):
-        yield from papers(catalogue.ROOT / (name.decode().replace(".", "/") + ".py"))
-
-
-def kept(arm: Arm, env: str, steps: int, seeds: int, by: str, env_params: Mapping = EMPTY) -> Path:
-    """Where a measurement is kept: a name of all that it depends on."""
-    said = [arm._asdict(), env, steps, seeds, by, dict(env_params), code(), record.versions()]
-    about = json.dumps(said, default=str, sort_keys=True).encode()
-    digest = hashlib.sha256(about + b"".join(papers(catalogue.path(catalogue.find(arm.paper)))))
-    name = f"{Path(arm.paper).stem}-{digest.hexdigest()[:16]}.json"
-    return cache.home() / "jaxrl" / "arms" / name
-
-
-def once(
-    arm: Arm,
-    env: str,
-    steps: int,
-    seeds: int,
-    metrics: set[str],
-    by: str,
-    env_params: Mapping = EMPTY,
-) -> dict:
-    """`measure`, but never twice with the same code: many claims have the same baseline, and one
-    that was interrupted goes on."""
-    place = kept(arm, env, steps, seeds, by, env_params)
-    if place.exists():
-        got = json.loads(place.read_text())
-        there(metrics, got["scores"], arm)
-        return got
-    got = measure(arm, env, steps, seeds, metrics, by, env_params)
-    got |= dict(measured=datetime.date.today().isoformat(), machine=record.machine())
-    keep(place, got)
-    return got
-
-
-def keep(place: Path, got: dict) -> None:
-    """Keep what was measured."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(place, json.dumps(got))
-
-
-def choose(tried: list[float], by: str) -> int:
-    """The best of the points by what each reached; one that was lost to NaN is the worst."""
-    better = np.array(tried) * (-1 if by.startswith("-") else 1)
-    return int(np.argmax(np.nan_to_num(better, nan=-np.inf)))
-
-
-def plain(x: Any) -> Any:
-    """A field as JSON can hold it, and `jobs.from_toml` read it."""
-    return "inf" if isinstance(x, float) and x == np.inf else x
-
-
-def scores(s: Setting, program: Program, only: str = "") -> dict[str, np.ndarray]:
-    """A run's numbers [rows] by metric: all, or at least the one that is asked for."""
-    chunks: list[dict[str, np.ndarray]] = []
-    state = execute(s, program, lambda chunk: chunks.append(chunk.metrics))
-    last = (state, evaluation_keys(s, 1))
-    out = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a metric that never was is NaN
-        for name in chunks[0]:
-            x = np.concatenate([c[name] for c in chunks], 1).astype(float)
-            out |= {f"{reduce} {name}": f(x) for reduce, f in REDUCE.items()}
-    if only in ("", "final_return"):
-        out["final_return"] = mean_returns(program.greedy(last, s.hp, s.world))
-    if program.examined and (not only or only.startswith("final ")):
-        seen = program.examined(last, s.hp, s.world)
-        out |= {f"final {k}": np.asarray(x, float) for k, x in seen.items()}
-    return out
-
-
 def judge(says: Statement, done: dict[str, dict[str, dict]]) -> dict:
     """Whether a statement holds, from the scores of each arm on each environment."""
 
@@ -401,23 +209,6 @@ def home(claim: Claim) -> Path:
     return evidence.results() / "claims" / f"{claim.slug}.json"
 
 
-class Asked(NamedTuple):
-    """What `measure` and `once` are called with."""
-
-    arm: Arm
-    env: str
-    steps: int
-    seeds: int
-    metrics: set[str]
-    by: str
-    env_params: Mapping[str, Any]
-
-    @property
-    def place(self) -> Path:
-        arm, env, steps, seeds, _, by, env_params = self
-        return kept(arm, env, steps, seeds, by, env_params)
-
-
 def asked(claim: Claim, quick: bool) -> dict[tuple[str, str], Asked]:
     """What a claim measures, by environment and arm."""
     seeds, out = QUICK["seeds"] if quick else claim.seeds, {}
@@ -431,33 +222,9 @@ def asked(claim: Claim, quick: bool) -> dict[tuple[str, str], Asked]:
     return out
 
 
-def task(x: Asked, quick: bool) -> queues.Task:
-    """A measurement as a job of a queue."""
-    table = lambda values: {k: plain(jobs.to_toml(v)) for k, v in values.items()}
-    tune = {k: [plain(jobs.to_toml(v)) for v in among] for k, among in x.arm.tune.items()}
-    arm = x.arm._asdict() | dict(hyper=table(x.arm.hyper), network=table(x.arm.network), tune=tune)
-    params = table(x.env_params)
-    spec = x._asdict() | dict(arm=arm, metrics=sorted(x.metrics), env_params=params, quick=quick)
-    return queues.Task("arm", f"{Path(x.arm.paper).stem} on {x.env}", spec)
-
-
-def perform(spec: dict, named: Collection[str], say: Callable[[str], Any]) -> dict:
-    """Do a measurement that a queue asks for."""
-    paper, env = spec["arm"]["paper"], spec["env"]
-    jobs.refuse_code(dict(run=dict(paper=catalogue.absolute(paper), env=env)), named)
-    table = lambda values: {k: jobs.from_toml(k, v) for k, v in values.items()}
-    lists = lambda values: {k: [jobs.from_toml(k, v) for v in xs] for k, xs in values.items()}
-    said = {k: table(spec["arm"][k]) for k in ("hyper", "network")}
-    arm = Arm(**spec["arm"] | said | dict(tune=lists(spec["arm"]["tune"])))
-    x = Asked(**{k: spec[k] for k in Asked._fields})
-    x = x._replace(arm=arm, metrics=set(x.metrics), env_params=table(x.env_params))
-    say(f"{Path(paper).stem} on {env}: {x.seeds} seeds, {x.steps} steps")
-    return measure(*x) if spec["quick"] else once(*x)
-
-
 def missing(wanted: Collection[Asked], quick: bool) -> list[queues.Task]:
     """The jobs of what was not measured yet."""
-    return [task(x, quick) for x in wanted if quick or not x.place.exists()]
+    return [arms.task(x, quick) for x in wanted if quick or not x.place.exists()]
 
 
 def submit(slugs: Collection[str], queue: str | Path, quick: bool = False) -> None:
@@ -472,13 +239,13 @@ def from_workers(queue: str | Path, wanted: list[Asked], quick: bool, say: Any) 
     queues.submit(place, tasks, again=False)
     outs = dict(zip((t.name for t in tasks), queues.gather(place, tasks, say)))
     for x in wanted:
-        if out := outs.get(task(x, quick).name):
+        if out := outs.get(arms.task(x, quick).name):
             got = queues.value(out)
             if quick:
                 yield got
                 continue
-            keep(x.place, got)
-        yield once(*x)
+            arms.keep(x, got)
+        yield arms.once(x)
 
 
 def run(
@@ -501,7 +268,7 @@ def run(
     wanted = asked(claim, quick)
     done: dict[str, dict[str, dict]] = {}
     if queue is None:
-        results = ((measure if quick else once)(*x) for x in wanted.values())
+        results = ((arms.measure if quick else arms.once)(x) for x in wanted.values())
     else:
         results = from_workers(queue, list(wanted.values()), quick, say)
     for ((env, name), x), got in zip(wanted.items(), results):

@@ -12,7 +12,6 @@ digest what is asked, so that a job which is asked for twice is one.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrl.errors import InputError, RunError, brief
-from jaxrl.run import catalogue, record
+from jaxrl.run import record
 
 FOLDERS = ("todo", "doing", "done", "waiting")
 LEASE = 60.0  # seconds
@@ -46,7 +45,7 @@ class Task(NamedTuple):
     @property
     def text(self) -> str:
         """The job as its file holds it: relative paths in it are from where it was asked."""
-        about = dict(kind=self.kind, cwd=os.getcwd(), code=code())
+        about = dict(kind=self.kind, cwd=os.getcwd(), code=record.code())
         return json.dumps(about | self.spec)  # in their order: that of a grid's names matters
 
     @property
@@ -70,16 +69,6 @@ class Taken(NamedTuple):
     @property
     def lease(self) -> float:
         return float(self.path.stem.split("@")[2])
-
-
-@functools.cache
-def code() -> str:
-    """A digest of the kit's code and of the versions it runs with: what comes out is of these."""
-    files = [p for top in ("jaxrl", "envs") for p in (catalogue.ROOT / top).rglob("*.py")]
-    total = hashlib.sha256(json.dumps(record.versions(), sort_keys=True).encode())
-    for path in sorted(p for p in files if p.parent.name != "cli"):
-        total.update(path.read_bytes())
-    return total.hexdigest()[:16]
 
 
 def plain(text: str) -> str:

@@ -12,6 +12,8 @@ ckpt/N         a checkpoint after N iterations (`jaxrl.run.checkpoint`)
 """
 
 import errno
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -29,6 +31,7 @@ import tomli_w
 
 from jaxrl import __version__
 from jaxrl.errors import InputError, brief
+from jaxrl.run import catalogue
 from jaxrl.run import job as jobs
 from jaxrl.run.checkpoint import Point
 from jaxrl.run.files import write_whole
@@ -43,6 +46,18 @@ def versions() -> dict[str, str]:
     """What ran: python, the kit and what it stands on."""
     found = {"python": platform.python_version(), "jaxrl": __version__}
     return found | {p: importlib.metadata.version(p) for p in PACKAGES}
+
+
+@functools.cache
+def code(*apart: str) -> str:
+    """A digest of what results come from: the kit's sources but the command's and those in folders
+    `apart`, and the versions that they run with."""
+    files = [p for top in ("jaxrl", "envs") for p in (catalogue.ROOT / top).rglob("*.py")]
+    names = {p.relative_to(catalogue.ROOT).as_posix(): p for p in files}
+    total = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
+    for name in sorted(name for name in names if not name.startswith(("jaxrl/cli/", *apart))):
+        total.update(names[name].read_bytes())
+    return total.hexdigest()[:16]
 
 
 def machine() -> str:

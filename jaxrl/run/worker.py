@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.errors import STORAGE, InputError, InUse, Refused, RunError, did_you_mean, reason
-from jaxrl.run import claims, compare, job, queue, sweep
+from jaxrl.run import arms, compare, job, queue, record, sweep
 from jaxrl.run.queue import LEASE, Taken
 
 # (spec, code of one's own that was named, say) -> what JSON can hold
 KINDS: dict[str, Callable[[dict, Sequence[str], Callable[[str], Any]], Any]] = {
     "unit": compare.perform,
     "program": sweep.perform,
-    "arm": claims.perform,
+    "arm": arms.perform,
 }
 
 
@@ -152,7 +152,7 @@ def perform(text: str, named: Sequence[str], say: Callable[[str], Any]) -> Any:
         raise InputError(f"job: {text[:40]!r} is no job") from e
     if kind not in KINDS:
         raise did_you_mean("job: kind", kind, KINDS, f"it is one of {', '.join(KINDS)}")
-    if spec.get("code") != queue.code():
+    if spec.get("code") != record.code():
         raise Refused("job: it was asked for by other code, or other versions, than this worker's")
     with contextlib.ExitStack() as stack:
         try:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrl.errors import InputError
-from jaxrl.run import catalogue, claims, evidence
+from jaxrl.run import arms, catalogue, claims, evidence
 
 MINE = '''
 """Mine. Nobody, 2026."""
@@ -70,41 +70,42 @@ def test_what_is_unsaid_is_the_familys():
 
 def test_what_a_method_examines_at_the_end_is_a_metric(monkeypatch):
     """All metrics of a run, and the examination's under `final`."""
-    job = claims.jobs.resolve(
+    job = arms.jobs.resolve(
         run=dict(paper="gpg", env="tokens/tiny", steps=32, seeds=2, evals=1, eval_episodes=20),
         env_params={},
         network=dict(hidden=(8,)),
         hyper=dict(prompts=4, group=4, accumulate=2),
     )
-    s = claims.set_up(job)
-    program = claims.build(s)
-    got = claims.scores(s, program)
-    assert set(got) == set(claims.named(s)) and all(len(x) == 2 for x in got.values())
+    s = arms.set_up(job)
+    program = arms.build(s)
+    got = arms.scores(s, program)
+    assert set(got) == set(arms.named(s)) and all(len(x) == 2 for x in got.values())
     assert {"final_return", "final pass_at_8", "last entropy", "max grad_norm"} <= set(got)
     assert (got["max entropy"] >= got["mean entropy"]).all()
-    assert set(claims.scores(s, program, "last entropy")) == {
+    assert set(arms.scores(s, program, "last entropy")) == {
         x for x in got if not x.startswith("final")
     }
     with pytest.raises(InputError, match="gpg: metric: no 'pass_at_9'; did you mean pass_at_8"):
-        claims.there({"final pass_at_9"}, got, claims.read("gpg").arms["gpg"])
+        arms.there({"final pass_at_9"}, got, claims.read("gpg").arms["gpg"])
 
 
 def test_the_point_is_the_one_that_reached_most_or_least():
     tried = [3.0, np.nan, 7.0, 1.0]
-    assert claims.choose(tried, "last utility") == 2 and claims.choose(tried, "-last gap") == 3
+    assert arms.choose(tried, "last utility") == 2 and arms.choose(tried, "-last gap") == 3
 
 
 def test_a_static_field_is_not_tuned(mine):
     claim = claims.read(mine('"tune": {"lr": [1e-7, 0.03]}', '"tune": {"epochs": [1, 2]}'))
     arm = claim.arms["mine"]
     with pytest.raises(InputError, match="epochs is static"):
-        claims.measure(arm, "probe/match", 1600, 2, {"final_return"})
+        arms.measure(arms.Asked(arm, "probe/match", 1600, 2, {"final_return"}))
 
 
 def test_a_metric_that_is_not_there_is_said_before_anything_compiles(mine):
     claim = claims.read(mine("max grad_norm", "max grad_nrm"))
     with pytest.raises(InputError, match="mine: metric: no 'grad_nrm'; did you mean grad_norm"):
-        claims.measure(claim.arms["mine"], "probe/match", 1600, 2, {"max grad_nrm"})
+        asked = arms.Asked(claim.arms["mine"], "probe/match", 1600, 2, {"max grad_nrm"})
+        arms.measure(asked)
 
 
 def test_every_check_of_the_kit_is_readable():
@@ -113,8 +114,8 @@ def test_every_check_of_the_kit_is_readable():
             claim = claims.read(slug)
             assert next(iter(claim.arms)) == slug
             for arm in claim.arms.values():
-                claims.points(
-                    claims.jobs.resolve(
+                arms.points(
+                    arms.jobs.resolve(
                         run=dict(paper=arm.paper, env=next(iter(claim.on))),
                         env_params={},
                         network=arm.network,
@@ -171,20 +172,20 @@ def test_a_claim_is_tuned_run_recorded_and_can_be_broken_off(mine, tmp_path, mon
     monkeypatch.setattr(claims, "SEEDS", 8)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     slug, lines = mine(), []
-    real = claims.measure
+    real = arms.measure
 
-    def broken(arm, env, *args):
-        if env == "probe/action":
+    def broken(x):
+        if x.env == "probe/action":
             raise KeyboardInterrupt
-        return real(arm, env, *args)
+        return real(x)
 
-    monkeypatch.setattr(claims, "measure", broken)
+    monkeypatch.setattr(arms, "measure", broken)
     with pytest.raises(KeyboardInterrupt):
         claims.run(slug, say=lines.append)
     assert sum(line.startswith("probe/match") for line in lines) == 2
     measured = []
-    watched = lambda arm, env, *args: measured.append(env) or real(arm, env, *args)
-    monkeypatch.setattr(claims, "measure", watched)
+    watched = lambda x: measured.append(x.env) or real(x)
+    monkeypatch.setattr(arms, "measure", watched)
     lines.clear()
     got = claims.run(slug, say=lines.append)
     assert measured == ["probe/action"] * 2  # the others were kept

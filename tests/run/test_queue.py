@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxrl.errors import DIVERGED, STORAGE, InputError, InUse, RunError
-from jaxrl.run import claims, compare, queue, record, sweep, worker
+from jaxrl.run import arms, claims, compare, queue, record, sweep, worker
 from jaxrl.run.queue import Task
 
 TINY = "num_envs=4,num_steps=8,minibatches=2,epochs=1,hidden=8"
@@ -361,12 +361,12 @@ def test_a_claim_by_workers_asks_what_it_would_measure_itself(tmp_path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls = []
 
-    def measure(*asked):
+    def measure(asked):
         calls.append(asked)
-        scores = {m: [float(len(repr(asked[0]))), 2.0] for m in asked[4]}
+        scores = {m: [float(len(repr(asked.arm))), 2.0] for m in asked.metrics}
         return dict(scores=scores, tuned={}, wall_seconds=1.0)
 
-    monkeypatch.setattr(claims, "measure", measure)
+    monkeypatch.setattr(arms, "measure", measure)
     monkeypatch.setattr(claims, "home", lambda claim: tmp_path / "claim.json")
     varying = ("measured", "recorded", "wall_seconds", "revision")  # git may take too long
     alone = claims.run("spo", quick=True)
