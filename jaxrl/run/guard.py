@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from flax import struct
 
 from jaxrl.core import Algo
+from jaxrl.run.signals import handled
 
 TOGETHER = 1.0  # seconds
 
@@ -100,10 +100,6 @@ def signals() -> Iterator[list[int]]:
     who passes it on.
     """
     caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # only the main thread may
-        return
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     first = 0.0
 
     def catch(number, frame):
@@ -115,10 +111,5 @@ def signals() -> Iterator[list[int]]:
             signal.raise_signal(number)
         caught.append(number)
 
-    for number in before:
-        signal.signal(number, catch)
-    try:
+    with handled({signal.SIGTERM: catch, signal.SIGINT: catch}) as before:
         yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from jaxrl.errors import DIVERGED, NO_CHECKPOINT, STORAGE, InputError, RunError
+from jaxrl.run.signals import handled
 
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL for those that a lost one leaves behind
 TAIL = 20  # lines of a lost process's standard error that are shown
@@ -219,18 +220,6 @@ def through(group: Group, events: SimpleQueue, grace: float) -> tuple[Event | No
     return lost, stopped
 
 
-@contextlib.contextmanager
-def caught(events: SimpleQueue) -> Iterator[None]:
-    """SIGTERM and Ctrl-C as events."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {n: signal.signal(n, lambda n, frame: events.put(Event(None, n))) for n in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def supervise(
     task: Task,
     processes: int = 1,
@@ -257,7 +246,8 @@ def supervise(
     ours = empty(task.folder) and writes()
     before, count, words = reached(task.folder), 0, task.begin
     events: SimpleQueue[Event] = SimpleQueue()
-    with caught(events):
+    told = lambda number, frame: events.put(Event(None, number))
+    with handled({signal.SIGTERM: told, signal.SIGINT: told}):
         while True:
             group = Group(launch(words), processes, events)
             lost, stopped = through(group, events, grace)

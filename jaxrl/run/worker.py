@@ -10,16 +10,16 @@ import math
 import os
 import shutil
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrl.errors import STORAGE, InputError, InUse, Refused, RunError, did_you_mean, reason
 from jaxrl.run import arms, compare, job, queue, record, sweep
 from jaxrl.run.queue import LEASE, Taken
+from jaxrl.run.signals import handled
 
 # (spec, code of one's own that was named, say) -> what JSON can hold
 KINDS: dict[str, Callable[[dict, Sequence[str], Callable[[str], Any]], Any]] = {
@@ -37,25 +37,16 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C raise `Stopped`; SIGUSR2, by which Slurm's time limit is announced
-    through submitit, is a SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may
-        return
+def stop(number, frame):
+    raise Stopped(number)
 
-    def stop(number, frame):
-        raise Stopped(number)
 
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
-    handlers |= {signal.SIGUSR2: lambda number, frame: os.kill(os.getpid(), signal.SIGTERM)}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+HANDLERS = {
+    signal.SIGTERM: stop,
+    signal.SIGINT: stop,
+    # by which submitit announces Slurm's time limit
+    signal.SIGUSR2: lambda number, frame: os.kill(os.getpid(), signal.SIGTERM),
+}
 
 
 def work(
@@ -79,7 +70,7 @@ def work(
     place, me = queue.opened(folder, make=wait).absolute(), queue.myself()
     later: dict[str, float] = {}  # jobs that are not for now, until when
     refused, count = "", 0
-    with stoppable():
+    with handled(HANDLERS):
         try:
             while True:
                 for name in queue.restore(place):
