@@ -95,6 +95,9 @@ class Responses(Task):
         return (1 - self.noise) * jax.nn.sigmoid(self.sharp * more).mean(0) + self.noise / 2
 
 
+chances = jax.jit(Responses.chance)  # one program for all tables of a size
+
+
 def table(rng: Any, X: int, N: int, tilt: float, coverage: float, r: np.ndarray) -> dict:
     """A reference that rather avoids what is good, where `tilt` says so, and the share of what it
     says that fixed sets of pairs are drawn from."""
@@ -191,4 +194,4 @@ def make(name: str, **params: Any) -> Responses:
     if V**L > DENSE:
         return task
     x, i, j = jnp.meshgrid(jnp.arange(X), *[jnp.arange(V**L)] * 2, indexing="ij")
-    return task.replace(preferences=jax.jit(task.chance)(x, i, j))  # type: ignore[attr-defined]
+    return task.replace(preferences=chances(task, x, i, j))  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"  # a program is comp
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # whatever cores there are
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # for both workers
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 if os.environ["JAX_PLATFORMS"] == "cpu":
@@ -52,6 +52,15 @@ def wholly():
 def whole_on_its_day(request):
     if turn(request.module.__name__):
         request.getfixturevalue("wholly")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """The programs of a file go with it: all together they take gigabytes."""
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 class Evidence:

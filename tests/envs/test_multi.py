@@ -13,6 +13,7 @@ from envs.base import Step
 from envs.check import QUICK, check
 from jaxrl import pareto
 from jaxrl.errors import InputError
+from tests.turns import turn
 
 KEY = jax.random.key(0)
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -239,5 +240,6 @@ def test_speed_and_energy_are_what_the_cheetah_itself_says_of_them():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not turn("multi/halfcheetah", 2), reason="safe/hopper-velocity's day")
 def test_the_cheetah_keeps_the_protocol():
     assert check("multi/halfcheetah", steps=10) == []
