@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from tokenizers import Tokenizer, decoders, models
 
 from jaxrl.models import Model, Transformer, save_checkpoint, shape_of, tensors
+from tests.programs import at_once
 
 SIGNS = [chr(i) for i in range(32, 127)]
 CONFIG = dict(
@@ -46,7 +47,7 @@ def folder(path: Path, shards: int = 1, noise: float = 0.1, **changes: Any) -> P
     (source / "config.json").write_text(json.dumps(CONFIG | changes))
     tokenizer(source / "tokenizer.json")
     shape, config = shape_of(source)
-    params = Transformer(shape).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    params = at_once(Transformer(shape).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     keys = iter(jax.random.split(jax.random.key(1), 999))
     params = jax.tree.map(lambda x: x + noise * jax.random.normal(next(keys), x.shape), params)
     names = [name for name, *_ in tensors(shape)]

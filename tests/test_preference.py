@@ -16,6 +16,7 @@ from jaxrl.families.preference import Preference, nash, preference
 from jaxrl.papers.preference import dpo
 from jaxrl.rewards import drawn
 from jaxrl.run import catalogue
+from tests.programs import at_once
 
 SMALL = dict(prompts=2, size=3, length=2)
 WORLD = envs.make("preference/gibbs", **SMALL)
@@ -34,7 +35,7 @@ def params():
 
 
 def test_a_table_is_a_softmax_over_whole_responses(params):
-    log_p, R = everything(NET, params, GAME)
+    log_p, R = at_once(everything)(NET, params, GAME)
     np.testing.assert_allclose(log_p, jax.nn.log_softmax(params["params"]["table"]), atol=1e-5)
     np.testing.assert_allclose(R, GAME.rewards[0], rtol=1e-6)
 
@@ -42,11 +43,11 @@ def test_a_table_is_a_softmax_over_whole_responses(params):
 def test_a_table_writes_what_it_says(params):
     """Frequencies of what is decoded, its log-probabilities, and the same from the window."""
     numbers = jnp.repeat(jnp.arange(2), 4000)
-    x = decode(NET, params, GAME, numbers, jax.random.key(0))
-    y = decode(NET, params, GAME, numbers, jax.random.key(0), cached=False)
+    x = at_once(decode)(NET, params, GAME, numbers, jax.random.key(0))
+    y = at_once(decode)(NET, params, GAME, numbers, jax.random.key(0), cached=False)
     np.testing.assert_array_equal(x.state.tokens, y.state.tokens)
     at = GAME.number(x.state.tokens[:, 1:])
-    p = jnp.exp(everything(NET, params, GAME)[0])
+    p = jnp.exp(at_once(everything)(NET, params, GAME)[0])
     for i in range(2):
         share = jnp.bincount(at[numbers == i], length=9) / 4000
         np.testing.assert_allclose(share, p[i], atol=0.03)
@@ -185,7 +186,7 @@ def test_what_is_remembered_is_learned_from_and_what_is_not_there_yet_is_not():
 def test_fixed_sets_stay_and_cost_their_labels_once():
     algo = dpo.make(WORLD, TABLE)
     hp = hyper.cast(dpo.DPO(sets=16, minibatch=8, updates=2))
-    s = algo.init(jax.random.key(0), hp, WORLD)
+    s = at_once(algo.init)(jax.random.key(0), hp, WORLD)
     t, m = jax.jit(lambda s: algo.step(s, jnp.int32(0), hp, WORLD))(s)
     assert (t.sets.tokens == s.sets.tokens).all() and m["labels"] == 16
 
@@ -202,7 +203,7 @@ def test_the_second_time_begins_where_the_first_did_against_what_it_made():
     how = dict(draw=(uniform, uniform), versus="policy", optimiser=sgd, optimum=nash)
     hp = hyper.cast(Preference(sets=0, updates=1, lr=0.3))
     once, twice = (preference(game, TABLE, loss, again=a, **how) for a in (False, True))
-    s = once.init(jax.random.key(0), hp, game)
+    s = at_once(once.init)(jax.random.key(0), hp, game)
     theta = lambda s: s.params["params"]["table"][0]
     P, start = task(game).preferences[0], theta(s)
 
@@ -212,8 +213,9 @@ def test_the_second_time_begins_where_the_first_did_against_what_it_made():
         return theta - 0.3 * jax.grad(of)(theta)
 
     half = moved(start, start)
-    np.testing.assert_allclose(theta(once.step(s, 0, hp, game)[0]), half, atol=1e-5)
-    np.testing.assert_allclose(theta(twice.step(s, 0, hp, game)[0]), moved(start, half), atol=1e-5)
+    np.testing.assert_allclose(theta(at_once(once.step)(s, 0, hp, game)[0]), half, atol=1e-5)
+    after = theta(at_once(twice.step)(s, 0, hp, game)[0])
+    np.testing.assert_allclose(after, moved(start, half), atol=1e-5)
 
 
 def test_a_reward_model_answers_in_the_oracles_place():
@@ -261,7 +263,7 @@ def test_transformers_and_tasks_that_are_not_counted():
     _, m = jax.jit(lambda k: core.train(fixed, k, hp, world, 2))(jax.random.key(0))
     assert np.isnan(m["episode_return"]).all() and (m["episodes"] == 0).all()
     with pytest.raises(InputError, match="sets: 0 takes all pairs"):
-        algo.init(jax.random.key(0), hp.replace(sets=0), world)
+        at_once(algo.init)(jax.random.key(0), hp.replace(sets=0), world)
 
 
 def test_impossible_hyperparameters_are_said():

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import envs
-from jaxrl.completions import Group, decode, everything, judge, model, offline, pass_at, task
+from jaxrl import completions
+from jaxrl.completions import Group, judge, model, pass_at, task
 from jaxrl.core import Part
 from jaxrl.families import tokens as family
 from jaxrl.families.tokens import Tokens, grouped, total_loss
@@ -16,18 +18,27 @@ from jaxrl.papers.reasoning import dapo, token_ppo
 from jaxrl.papers.reasoning.grpo import GRPO
 from jaxrl.returns import group_advantage, leave_one_out
 from jaxrl.surrogate import constant_length, policy_gradient, sequence_mean, token_mean
+from tests.programs import at_once
 
+several = completions.decode, completions.everything, completions.offline
+decode, everything, offline = map(at_once, several)
 WORLD = envs.make("tokens/add")
 GAME = task(WORLD)
 NET = model(WORLD, Tokens.network_for("").replace(hidden=(16, 16)))
 
 
+@at_once
+def shaken(params, size):
+    """The same with other numbers."""
+    return jax.tree.map(
+        lambda x: x + size * jax.random.normal(jax.random.key(x.size), x.shape), params
+    )
+
+
 @pytest.fixture(scope="module")
 def params():
-    params = NET.init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
-    return jax.tree.map(
-        lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params
-    )
+    params = at_once(NET.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
+    return shaken(params, 0.3)
 
 
 NUMBERS = jnp.arange(5) * 7
@@ -48,6 +59,12 @@ def test_generation_with_a_cache_is_generation_without(params, key):
         assert (with_.state.tokens[0::3] != with_.state.tokens[1::3]).any()
 
 
+@at_once
+def said(net, params, b, temperature):
+    w = judge(net, params, b, temperature)
+    return w.log_prob, w.value, w.log_ratio
+
+
 def written(x):
     return Group(
         x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, jnp.zeros(len(x.mask))
@@ -56,10 +73,10 @@ def written(x):
 
 def test_what_sampled_a_completion_judges_it_the_same(params):
     x = decode(NET, params, GAME, NUMBERS, jax.random.key(1), 0.7, 4)
-    w = judge(NET, params, written(x), 0.7)
-    np.testing.assert_allclose(w.log_prob * x.mask, x.log_prob, atol=1e-4)
-    np.testing.assert_allclose(w.value * x.mask, x.value * x.mask, atol=1e-4)
-    assert np.abs(judge(NET, params, written(x), 1.0).log_ratio).max() > 0.01
+    log_prob, value, _ = said(NET, params, written(x), 0.7)
+    np.testing.assert_allclose(log_prob * x.mask, x.log_prob, atol=1e-4)
+    np.testing.assert_allclose(value * x.mask, x.value * x.mask, atol=1e-4)
+    assert np.abs(said(NET, params, written(x), 1.0)[2]).max() > 0.01
     # one completion's tokens are chosen up to its end, and nothing stands after it
     P = GAME.P
     for row, mask in zip(np.asarray(x.state.tokens), np.asarray(x.mask)):
@@ -77,7 +94,7 @@ def test_a_prompt_that_is_read_once_is_judged_as_if_read_for_each(params):
         w = judge(NET, params, b, 0.9, group)
         return (weight * (w.log_prob + w.value + w.logits[..., 3])).sum()
 
-    once, each = (jax.value_and_grad(of)(params, group) for group in (4, 1))
+    once, each = (at_once(jax.value_and_grad(of))(params, group) for group in (4, 1))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), once, each)
 
 
@@ -87,8 +104,10 @@ def test_losses_of_completions_are_losses_of_their_tokens_summed(params):
     mask, row = b.mask, jnp.arange(20.0)
     whole = lambda w, b, hp: (policy_gradient(w, b, hp) * b.mask).sum(-1)
     hp, none = Tokens(group=4), jnp.zeros_like(mask)
-    got = total_loss(NET, params, b, none, none, row, hp, whole)[0]
-    want = total_loss(NET, params, b, row[:, None] * mask, none, row, hp, policy_gradient)[0]
+    got = at_once(total_loss)(NET, params, b, none, none, row, hp, whole)[0]
+    want = at_once(total_loss)(NET, params, b, row[:, None] * mask, none, row, hp, policy_gradient)[
+        0
+    ]
     assert float(got) == pytest.approx(float(want), rel=1e-4)
 
 
@@ -116,9 +135,9 @@ def test_sampling_is_at_the_temperature(params):
     """The first token's frequencies, of one prompt, are the softmax of its logits over T."""
     game = task(envs.make("tokens/tiny"))
     net = model(envs.make("tokens/tiny"), Tokens.network_for("").replace(hidden=(8,)))
-    p = net.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+    p = at_once(net.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
     x = decode(net, p, game, jnp.array([2]), jax.random.key(5), 0.5, 20_000)
-    logits = net.read(p, x.state.tokens[:1, :1])[0][0, 0]
+    logits = at_once(net.read)(p, x.state.tokens[:1, :1])[0][0, 0]
     want = jax.nn.softmax(logits / 0.5)
     got = np.bincount(np.asarray(x.state.tokens[:, 1]), minlength=8) / 20_000
     np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / 20_000))
@@ -150,10 +169,8 @@ class Tiny:
         self.world = envs.make("tokens/tiny")
         self.game = task(self.world)
         self.net = model(self.world, Tokens.network_for("").replace(hidden=(8,)))
-        p = self.net.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
-        self.params = jax.tree.map(
-            lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape), p
-        )
+        p = at_once(self.net.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+        self.params = shaken(p, 0.2)
 
     def value(self, params):
         log_p, R = everything(self.net, params, self.game)
@@ -179,7 +196,7 @@ def test_all_completions_are_counted(tiny):
 
 def test_estimated_gradients_are_the_exact_one_on_average(tiny):
     """Leave-one-out policy gradients: cosine 1.00, norms within 2 %."""
-    exact = jnp.concatenate([x.ravel() for x in jax.tree.leaves(jax.grad(tiny.value)(tiny.params))])
+    exact, _ = ravel_pytree(at_once(jax.grad(tiny.value))(tiny.params))
     hp = Tokens(group=8)
 
     @jax.jit
@@ -192,7 +209,7 @@ def test_estimated_gradients_are_the_exact_one_on_average(tiny):
         share = constant_length(b.mask) * tiny.game.L  # a sum over tokens, a mean over completions
         row = jnp.ones(len(R)) / len(R)
         of = lambda p: total_loss(tiny.net, p, b, share, share, row, hp, policy_gradient)[0]
-        return jnp.concatenate([-x.ravel() for x in jax.tree.leaves(jax.grad(of)(tiny.params))])
+        return -ravel_pytree(jax.grad(of)(tiny.params))[0]
 
     mean = jax.lax.map(estimate, jax.random.split(jax.random.key(9), 40)).mean(0)
     norm = jnp.linalg.norm
@@ -209,8 +226,8 @@ def test_grpo_learns_the_countable_task_and_says_how_well():
 
     run = jax.jit(lambda key: train(algo, key, hp, world, 60))
     state, metrics = run(jax.random.key(0))
-    start = algo.init(jax.random.key(0), hp, world)
-    said = [algo.examine(s, jax.random.key(1), hp, world) for s in (start, state)]
+    start = at_once(algo.init)(jax.random.key(0), hp, world)
+    said = [at_once(algo.examine)(s, jax.random.key(1), hp, world) for s in (start, state)]
     assert said[1]["regret"] < 0.5 * said[0]["regret"]
     assert said[0]["exact_kl"] == pytest.approx(0.0, abs=1e-5) and said[1]["exact_kl"] > 0.1
     assert metrics["episode_return"][-1] > metrics["episode_return"][0]
@@ -268,7 +285,7 @@ def test_the_head_of_a_critic_may_learn_first():
     network = Tokens.network_for("").replace(hidden=(8,))
     algo = token_ppo.make(world, network)
     hp = token_ppo.TokenPPO(prompts=4, group=4, accumulate=1, value_first=2)
-    states = [algo.init(jax.random.key(0), hp, world)]
+    states = [at_once(algo.init)(jax.random.key(0), hp, world)]
     for t in range(3):
         states.append(jax.jit(algo.step)(states[-1], jnp.int32(t), hp, world)[0])
     leaves = [s.params["params"] for s in states]
@@ -292,7 +309,8 @@ def test_advantages_know_what_was_seen_of_their_prompts():
     net = Tokens.network_for("").replace(hidden=(8,))
     algo = family.tokens(world, net, policy_gradient, advantage, track=table)
     hp = Tokens(prompts=4, group=2, accumulate=1)
-    algo.trace(algo.init(jax.random.key(0), hp, world), jax.random.key(0), hp, world)
+    state = at_once(algo.init)(jax.random.key(0), hp, world)
+    algo.trace(state, jax.random.key(0), hp, world)
     np.testing.assert_array_equal(seen[0][1], 10.0 * seen[0][0])
 
 
@@ -301,7 +319,7 @@ def test_a_stale_sampler_is_so_many_iterations_behind(stale):
     world = envs.make("tokens/tiny")
     algo = family.tokens(world, Tokens.network_for("").replace(hidden=(8,)), policy_gradient)
     hp = GRPO(prompts=4, group=4, accumulate=1, stale=stale, lr=0.05)
-    state = algo.init(jax.random.key(0), hp, world)
+    state = at_once(algo.init)(jax.random.key(0), hp, world)
     step = jax.jit(algo.step)
     kl = []
     for t in range(4):

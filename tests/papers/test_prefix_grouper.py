@@ -13,6 +13,7 @@ from jaxrl.papers.on_policy.ppo import clip
 from jaxrl.papers.reasoning import grpo, prefix_grouper
 from jaxrl.surrogate import k3, sequence_mean, token_mean
 from tests.papers.by_hand import quick
+from tests.programs import at_once
 
 WORLD = envs.make("tokens/chain", length=4)
 GAME, NET = task(WORLD), model(WORLD, Tokens.network_for("").replace(hidden=(8, 8)))
@@ -24,9 +25,9 @@ def sampled():
     """Parameters that are not what sampled, and completions of prompts of several lengths."""
     noise = lambda x, k: x + 0.3 * jax.random.normal(jax.random.fold_in(k, x.size), x.shape)
     keys = jax.random.split(jax.random.key(1), 3)
-    first = NET.init(keys[0], jnp.ones((1, 1), jnp.int32))
+    first = at_once(NET.init)(keys[0], jnp.ones((1, 1), jnp.int32))
     old, params = (jax.tree.map(lambda x, k=k: noise(x, k), first) for k in keys[1:])
-    x = decode(NET, old, GAME, jnp.arange(6), jax.random.key(2), 0.7, 4)
+    x = at_once(decode)(NET, old, GAME, jnp.arange(6), jax.random.key(2), 0.7, 4)
     A = jax.random.normal(jax.random.key(3), (24, 1)) * jnp.ones((1, GAME.L))
     b = Group(x.state.number, x.state.tokens, x.mask, x.log_prob, x.value, jnp.zeros(24))
     ref = x.log_prob + 0.2 * jax.random.normal(jax.random.key(4), x.mask.shape)

@@ -24,6 +24,7 @@ from tests.papers.tokens_by_hand import (
     stepped,
     whitened,
 )
+from tests.programs import at_once
 
 ALONE = SMALL | dict(prompts=24, group=1)
 METHODS = {
@@ -89,8 +90,13 @@ def formula(slug, x, hp):
 
 def first_value(x, hp, params=None):
     b = jax.tree.map(jnp.asarray, x.b).replace(tokens=jnp.asarray(x.b.tokens, jnp.int32))
-    logits = judge(x.net, x.params if params is None else params, b, hp.temperature).logits
-    return jnp.log(jnp.exp(logits[:, 0]).sum(-1))
+
+    @at_once
+    def of(params):
+        logits = judge(x.net, params, b, hp.temperature).logits
+        return jnp.log(jnp.exp(logits[:, 0]).sum(-1))
+
+    return of(x.params if params is None else params)
 
 
 @each
@@ -100,8 +106,8 @@ def test_a_step_is_the_formula_s_gradient(slug, monkeypatch):
     G, V, first = formula(slug, x, hp)
     want = gradient(x, hp, (G, np.zeros_like(G)), V)
     if first.any():
-        pull = jax.vjp(lambda p: first_value(x, hp, p), x.params)[1]
-        want = want + flat(pull(jnp.asarray(first, jnp.float32))[0])
+        pull = at_once(lambda p, v: jax.vjp(lambda p: first_value(x, hp, p), p)[1](v)[0])
+        want = want + flat(pull(x.params, jnp.asarray(first, jnp.float32)))
     np.testing.assert_allclose(x.moved, want, rtol=2e-3, atol=2e-5 * np.abs(want).max() + 1e-6)
     assert len(set(x.b.mask.sum(1))) > 1 and (x.b.reward >= 1).any() and (x.b.reward < 1).any()
     if slug in ("single_stream_po", "a_star_po"):  # prompts are known apart
@@ -233,12 +239,12 @@ def test_first_tries_are_of_every_prompt_by_the_reference(monkeypatch):
     s = quick(algo.init)(jax.random.key(0), hp, world)
     net = model(world, NETWORK)
     R = quick(lambda key: tokens.tries(net, s, key, hp, world, 100))(jax.random.key(5))
-    log_p, rewards = everything(net, s.params, task(world))
+    log_p, rewards = at_once(everything)(net, s.params, task(world))
     assert s.table.shape == (6,) and R.shape == (6, 100)
     want = (jnp.exp(log_p) * rewards).sum(-1)
     np.testing.assert_allclose(R.mean(1), want, atol=4 * 0.3 / np.sqrt(100))
     monkeypatch.setattr(a_star_po, "tries", lambda *args: R[:, :4])
-    again = a_star_po.make(world, NETWORK).init(jax.random.key(0), hp, world).table
+    again = at_once(a_star_po.make(world, NETWORK).init)(jax.random.key(0), hp, world).table
     np.testing.assert_allclose(again, a_star_po.optimal_values(R[:, :4], 0.5), rtol=1e-6)
 
 

@@ -18,6 +18,7 @@ from jaxrl.families import tokens as family
 from jaxrl.families.tokens import Tokens
 from jaxrl.hyper import cast
 from tests.papers.by_hand import quick
+from tests.programs import at_once
 
 NETWORK = Tokens.network_for("").replace(hidden=(8,))
 SMALL = dict(prompts=6, group=4, accumulate=2, stale=2, temperature=0.8, lr=1.0)
@@ -55,8 +56,9 @@ def stepped(module, hp, monkeypatch) -> Step:
     monkeypatch.setattr(type(task(WORLD)), "ends", ends)
     net = model(WORLD, NETWORK)
     algo = module.make(WORLD, NETWORK)
-    s = algo.init(jax.random.key(0), hp, WORLD)
+    s = at_once(algo.init)(jax.random.key(0), hp, WORLD)
 
+    @at_once
     def moved(tree, size, key):
         noise = lambda x: x + size * jax.random.normal(jax.random.fold_in(key, x.size), x.shape)
         return jax.tree.map(noise, tree)
@@ -69,11 +71,17 @@ def stepped(module, hp, monkeypatch) -> Step:
     k_sample = jax.random.split(s.key, 3)[1]
     b = quick(algo.trace)(s.replace(params=s.sampler), k_sample, hp, WORLD)
     after, metrics = quick(algo.step)(s, jnp.int32(1), hp, WORLD)
-    w = judge(net, s.params, b, hp.temperature)
     delta = jax.tree.map(jnp.subtract, s.params, after.params)
-    log_prob, value = np.asarray(w.log_prob, float), np.asarray(w.value, float)
+    log_prob, value, _ = (np.asarray(x, float) for x in said(net, s.params, b, hp.temperature))
     b = jax.tree.map(lambda x: np.asarray(x, float), b)
     return Step(net, s.params, b, log_prob, value, flat(delta), metrics)
+
+
+@at_once
+def said(net, params, b, temperature):
+    """Of each token: its log-probability, its value, and how much the policy leaves open."""
+    w = judge(net, params, b, temperature)
+    return w.log_prob, w.value, w.entropy()
 
 
 def flat(tree):
@@ -84,14 +92,11 @@ def gradient(x: Step, hp, by_log_prob, by_value):
     """Of the parameters, from the derivatives by what the network says of each token."""
     b = jax.tree.map(jnp.asarray, x.b).replace(tokens=jnp.asarray(x.b.tokens, jnp.int32))
 
-    def said(params):
-        w = judge(x.net, params, b, hp.temperature)
-        return w.log_prob, w.value, w.entropy()
-
     entropy = -hp.ent_coef * by_log_prob[1]
-    pull = jax.vjp(said, x.params)[1]
+    of = lambda params: said(x.net, params, b, hp.temperature)
+    pull = at_once(lambda params, parts: jax.vjp(of, params)[1](parts)[0])
     parts = (by_log_prob[0], by_value, entropy)
-    return flat(pull(tuple(jnp.asarray(p, jnp.float32) for p in parts))[0])
+    return flat(pull(x.params, tuple(jnp.asarray(p, jnp.float32) for p in parts)))
 
 
 def pessimistic(ratio, A, low, high):
