@@ -24,6 +24,7 @@ from tests.papers.preferences_by_hand import (
     tables,
     train,
 )
+from tests.programs import at_once
 
 rng = np.random.default_rng(0)
 POLICY, REF = rng.normal(size=(5, 2)) - 3, rng.normal(size=(5, 2)) - 3
@@ -286,7 +287,7 @@ def test_a_reward_model_learns_what_is_preferred():
     world = envs.make("preference/gibbs", prompts=2, length=2)
     game, net = task(world), model(world, RLHF.network_for("preference"))
     params = net.init(jax.random.key(0))
-    fitted = rewards.modelled(net, params, world, jax.random.key(1), 2048, 2)
+    fitted = at_once(rewards.modelled)(net, params, world, jax.random.key(1), 2048, 2)
     rewarder = rewards.RewardModel(game.vocabulary)
     rows = counted(game)
     each = jax.vmap(rewarder.rewards, (0, None))(fitted, rows.tokens)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrl.completions import judge, model, task
+from jaxrl.completions import model, task
 from jaxrl.families import tokens as family
 from jaxrl.hyper import cast, check
 from jaxrl.papers.reasoning import t_ppo
@@ -20,8 +20,10 @@ from tests.papers.tokens_by_hand import (
     flat,
     gradient,
     pessimistic,
+    said,
     whitened,
 )
+from tests.programs import at_once
 
 GAME = task(WORLD)
 P, L = GAME.P, GAME.L
@@ -66,18 +68,17 @@ def second():
     noise = lambda x, i: x + 0.15 * jax.random.normal(jax.random.key(x.size + i), x.shape)
     moved = lambda tree, i: jax.tree.map(lambda x: noise(x, i), tree)
     step = quick(algo.step)
-    s = step(algo.init(jax.random.key(0), hp, WORLD), jnp.int32(0), hp, WORLD)[0]
+    s = step(at_once(algo.init)(jax.random.key(0), hp, WORLD), jnp.int32(0), hp, WORLD)[0]
     s = s.replace(params=moved(s.params, 1))
     s = s.replace(sampler=moved(s.params, 2))
     k_sample = jax.random.split(s.key, 3)[1]
     b = quick(algo.trace)(s.replace(params=s.sampler), k_sample, hp, WORLD)
     after, metrics = step(s, jnp.int32(1), hp, WORLD)
     patch.undo()
-    w = judge(net, s.params, b, hp.temperature)
+    seen = said(net, s.params, b, hp.temperature)
     as_numpy = lambda tree: jax.tree.map(lambda x: np.asarray(x, float), tree)
     delta = flat(jax.tree.map(jnp.subtract, s.params, after.params))
-    said = np.asarray(w.log_prob, float), np.asarray(w.value, float)
-    x = Step(net, s.params, as_numpy(b), *said, delta, metrics)
+    x = Step(net, s.params, as_numpy(b), *as_numpy(seen[:2]), delta, metrics)
     return hp, as_numpy(s.table), as_numpy(after.table), x
 
 
