@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from tokenizers import Tokenizer, decoders, models
 
 from jaxrl.models import Model, Transformer, save_checkpoint, shape_of, tensors
-from tests.programs import at_once
 
 SIGNS = [chr(i) for i in range(32, 127)]
 CONFIG = dict(
@@ -47,7 +46,7 @@ def folder(path: Path, shards: int = 1, noise: float = 0.1, **changes: Any) -> P
     (source / "config.json").write_text(json.dumps(CONFIG | changes))
     tokenizer(source / "tokenizer.json")
     shape, config = shape_of(source)
-    params = at_once(Transformer(shape).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    params = jax.jit(Transformer(shape).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     keys = iter(jax.random.split(jax.random.key(1), 999))
     params = jax.tree.map(lambda x: x + noise * jax.random.normal(next(keys), x.shape), params)
     names = [name for name, *_ in tensors(shape)]

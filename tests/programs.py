@@ -1,4 +1,5 @@
-"""What would be compiled operation by operation, as one program."""
+"""What would be compiled operation by operation, as one program: where `jax.jit` cannot be asked,
+since some of what a function takes is no array."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +9,8 @@ import jax
 
 
 def at_once(f: Callable) -> Callable:
-    """`f` as one program of its arrays; all else that it is given is a part of the program."""
+    """`f` as one program of its arrays; all else that it is given is a part of the program. It is
+    made anew at each call, so that what a test patches between two counts."""
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:

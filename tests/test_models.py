@@ -160,14 +160,14 @@ def test_a_large_vocabulary_is_gone_through_in_parts(made, monkeypatch):
         w = judge(net, params, b, 0.7, 4)
         return (b.mask * (w.log_prob + 0.3 * w.entropy())).sum(), w.log_prob
 
-    whole_, grads = at_once(jax.value_and_grad(loss, has_aux=True))(params)
+    whole_, grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(off(net, params, b), 0, atol=2e-5)
     monkeypatch.setattr(completions, "LARGE", 50)
     monkeypatch.setattr(completions, "MOST", 700)  # 7 of 48 tokens at a time
     again = written(task(world), net, params)
     np.testing.assert_allclose(off(net, params, again), 0, atol=2e-5)
     assert len({tuple(row) for row in np.asarray(again.tokens)}) > 9  # each row its own noise
-    parts, other = at_once(jax.value_and_grad(loss, has_aux=True))(params)
+    parts, other = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), parts, whole_)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), other, grads)
     traced = jax.make_jaxpr(jax.grad(lambda p: loss(p)[0]))(params).jaxpr
@@ -180,8 +180,8 @@ def test_layers_that_are_computed_anew_give_the_same(made):
     tokens = jnp.arange(2, 26).reshape(2, 12)
     shape = load_checkpoint(made).shape
     loss = lambda net: lambda p: jnp.square(net.read(p, tokens)[0]).mean()
-    plain = at_once(jax.grad(loss(Transformer(shape))))(params)
-    anew = at_once(jax.grad(loss(Transformer(shape, remat=True))))(params)
+    plain = jax.jit(jax.grad(loss(Transformer(shape))))(params)
+    anew = jax.jit(jax.grad(loss(Transformer(shape, remat=True))))(params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), plain, anew)
     text = str(jax.make_jaxpr(jax.grad(loss(Transformer(shape, remat=True))))(params))
     assert "remat" in text or "checkpoint" in text
@@ -191,12 +191,12 @@ def test_it_computes_in_bfloat16_from_float32_masters(made):
     found = load_checkpoint(made)
     tokens = jnp.arange(2, 26).reshape(2, 12)
     half = Transformer(found.shape, dtype=jnp.bfloat16)
-    logits = at_once(half.read)(found.params, tokens)[0]
-    exact = at_once(Transformer(found.shape).read)(found.params, tokens)[0]
+    logits = jax.jit(half.read)(found.params, tokens)[0]
+    exact = jax.jit(Transformer(found.shape).read)(found.params, tokens)[0]
     assert logits.dtype == jnp.float32
     gap = np.abs(logits - exact).max()
     assert 1e-5 < gap < 0.05 * np.abs(exact).max()
-    grads = at_once(jax.grad(lambda p: jnp.square(half.read(p, tokens)[0]).mean()))(found.params)
+    grads = jax.jit(jax.grad(lambda p: jnp.square(half.read(p, tokens)[0]).mean()))(found.params)
     assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
@@ -234,8 +234,8 @@ def test_adapters_learn_and_the_rest_stays(adapted, made):
 def test_merged_adapters_say_what_they_said_beside(adapted, made):
     network, net, _, after = adapted
     tokens = jnp.arange(2, 26).reshape(2, 12)
-    beside = at_once(net.read)(after.params, tokens)[0]
-    one = at_once(Transformer(net.shape).read)(merged(after.params, network.adapter), tokens)[0]
+    beside = jax.jit(net.read)(after.params, tokens)[0]
+    one = jax.jit(Transformer(net.shape).read)(merged(after.params, network.adapter), tokens)[0]
     np.testing.assert_allclose(one, beside, rtol=1e-4, atol=1e-5)
     assert (
         np.abs(one - Transformer(net.shape).read(load_checkpoint(made).params, tokens)[0]).max()

@@ -186,7 +186,7 @@ def test_what_is_remembered_is_learned_from_and_what_is_not_there_yet_is_not():
 def test_fixed_sets_stay_and_cost_their_labels_once():
     algo = dpo.make(WORLD, TABLE)
     hp = hyper.cast(dpo.DPO(sets=16, minibatch=8, updates=2))
-    s = at_once(algo.init)(jax.random.key(0), hp, WORLD)
+    s = jax.jit(algo.init)(jax.random.key(0), hp, WORLD)
     t, m = jax.jit(lambda s: algo.step(s, jnp.int32(0), hp, WORLD))(s)
     assert (t.sets.tokens == s.sets.tokens).all() and m["labels"] == 16
 
@@ -203,7 +203,7 @@ def test_the_second_time_begins_where_the_first_did_against_what_it_made():
     how = dict(draw=(uniform, uniform), versus="policy", optimiser=sgd, optimum=nash)
     hp = hyper.cast(Preference(sets=0, updates=1, lr=0.3))
     once, twice = (preference(game, TABLE, loss, again=a, **how) for a in (False, True))
-    s = at_once(once.init)(jax.random.key(0), hp, game)
+    s = jax.jit(once.init)(jax.random.key(0), hp, game)
     theta = lambda s: s.params["params"]["table"][0]
     P, start = task(game).preferences[0], theta(s)
 
@@ -213,8 +213,8 @@ def test_the_second_time_begins_where_the_first_did_against_what_it_made():
         return theta - 0.3 * jax.grad(of)(theta)
 
     half = moved(start, start)
-    np.testing.assert_allclose(theta(at_once(once.step)(s, 0, hp, game)[0]), half, atol=1e-5)
-    after = theta(at_once(twice.step)(s, 0, hp, game)[0])
+    np.testing.assert_allclose(theta(jax.jit(once.step)(s, 0, hp, game)[0]), half, atol=1e-5)
+    after = theta(jax.jit(twice.step)(s, 0, hp, game)[0])
     np.testing.assert_allclose(after, moved(start, half), atol=1e-5)
 
 
@@ -263,7 +263,7 @@ def test_transformers_and_tasks_that_are_not_counted():
     _, m = jax.jit(lambda k: core.train(fixed, k, hp, world, 2))(jax.random.key(0))
     assert np.isnan(m["episode_return"]).all() and (m["episodes"] == 0).all()
     with pytest.raises(InputError, match="sets: 0 takes all pairs"):
-        at_once(algo.init)(jax.random.key(0), hp.replace(sets=0), world)
+        jax.jit(algo.init)(jax.random.key(0), hp.replace(sets=0), world)
 
 
 def test_impossible_hyperparameters_are_said():

@@ -20,14 +20,14 @@ from jaxrl.returns import group_advantage, leave_one_out
 from jaxrl.surrogate import constant_length, policy_gradient, sequence_mean, token_mean
 from tests.programs import at_once
 
-several = completions.decode, completions.everything, completions.offline
-decode, everything, offline = map(at_once, several)
+decode, everything = at_once(completions.decode), at_once(completions.everything)
+offline = at_once(completions.offline)
 WORLD = envs.make("tokens/add")
 GAME = task(WORLD)
 NET = model(WORLD, Tokens.network_for("").replace(hidden=(16, 16)))
 
 
-@at_once
+@jax.jit
 def shaken(params, size):
     """The same with other numbers."""
     return jax.tree.map(
@@ -37,7 +37,7 @@ def shaken(params, size):
 
 @pytest.fixture(scope="module")
 def params():
-    params = at_once(NET.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
+    params = jax.jit(NET.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
     return shaken(params, 0.3)
 
 
@@ -105,9 +105,8 @@ def test_losses_of_completions_are_losses_of_their_tokens_summed(params):
     whole = lambda w, b, hp: (policy_gradient(w, b, hp) * b.mask).sum(-1)
     hp, none = Tokens(group=4), jnp.zeros_like(mask)
     got = at_once(total_loss)(NET, params, b, none, none, row, hp, whole)[0]
-    want = at_once(total_loss)(NET, params, b, row[:, None] * mask, none, row, hp, policy_gradient)[
-        0
-    ]
+    each = row[:, None] * mask
+    want = at_once(total_loss)(NET, params, b, each, none, row, hp, policy_gradient)[0]
     assert float(got) == pytest.approx(float(want), rel=1e-4)
 
 
@@ -135,9 +134,9 @@ def test_sampling_is_at_the_temperature(params):
     """The first token's frequencies, of one prompt, are the softmax of its logits over T."""
     game = task(envs.make("tokens/tiny"))
     net = model(envs.make("tokens/tiny"), Tokens.network_for("").replace(hidden=(8,)))
-    p = at_once(net.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+    p = jax.jit(net.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
     x = decode(net, p, game, jnp.array([2]), jax.random.key(5), 0.5, 20_000)
-    logits = at_once(net.read)(p, x.state.tokens[:1, :1])[0][0, 0]
+    logits = jax.jit(net.read)(p, x.state.tokens[:1, :1])[0][0, 0]
     want = jax.nn.softmax(logits / 0.5)
     got = np.bincount(np.asarray(x.state.tokens[:, 1]), minlength=8) / 20_000
     np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / 20_000))
@@ -169,7 +168,7 @@ class Tiny:
         self.world = envs.make("tokens/tiny")
         self.game = task(self.world)
         self.net = model(self.world, Tokens.network_for("").replace(hidden=(8,)))
-        p = at_once(self.net.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+        p = jax.jit(self.net.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
         self.params = shaken(p, 0.2)
 
     def value(self, params):
@@ -196,7 +195,7 @@ def test_all_completions_are_counted(tiny):
 
 def test_estimated_gradients_are_the_exact_one_on_average(tiny):
     """Leave-one-out policy gradients: cosine 1.00, norms within 2 %."""
-    exact, _ = ravel_pytree(at_once(jax.grad(tiny.value))(tiny.params))
+    exact, _ = ravel_pytree(jax.jit(jax.grad(tiny.value))(tiny.params))
     hp = Tokens(group=8)
 
     @jax.jit
@@ -226,8 +225,8 @@ def test_grpo_learns_the_countable_task_and_says_how_well():
 
     run = jax.jit(lambda key: train(algo, key, hp, world, 60))
     state, metrics = run(jax.random.key(0))
-    start = at_once(algo.init)(jax.random.key(0), hp, world)
-    said = [at_once(algo.examine)(s, jax.random.key(1), hp, world) for s in (start, state)]
+    start = jax.jit(algo.init)(jax.random.key(0), hp, world)
+    said = [jax.jit(algo.examine)(s, jax.random.key(1), hp, world) for s in (start, state)]
     assert said[1]["regret"] < 0.5 * said[0]["regret"]
     assert said[0]["exact_kl"] == pytest.approx(0.0, abs=1e-5) and said[1]["exact_kl"] > 0.1
     assert metrics["episode_return"][-1] > metrics["episode_return"][0]
@@ -285,7 +284,7 @@ def test_the_head_of_a_critic_may_learn_first():
     network = Tokens.network_for("").replace(hidden=(8,))
     algo = token_ppo.make(world, network)
     hp = token_ppo.TokenPPO(prompts=4, group=4, accumulate=1, value_first=2)
-    states = [at_once(algo.init)(jax.random.key(0), hp, world)]
+    states = [jax.jit(algo.init)(jax.random.key(0), hp, world)]
     for t in range(3):
         states.append(jax.jit(algo.step)(states[-1], jnp.int32(t), hp, world)[0])
     leaves = [s.params["params"] for s in states]
@@ -309,7 +308,7 @@ def test_advantages_know_what_was_seen_of_their_prompts():
     net = Tokens.network_for("").replace(hidden=(8,))
     algo = family.tokens(world, net, policy_gradient, advantage, track=table)
     hp = Tokens(prompts=4, group=2, accumulate=1)
-    state = at_once(algo.init)(jax.random.key(0), hp, world)
+    state = jax.jit(algo.init)(jax.random.key(0), hp, world)
     algo.trace(state, jax.random.key(0), hp, world)
     np.testing.assert_array_equal(seen[0][1], 10.0 * seen[0][0])
 
@@ -319,7 +318,7 @@ def test_a_stale_sampler_is_so_many_iterations_behind(stale):
     world = envs.make("tokens/tiny")
     algo = family.tokens(world, Tokens.network_for("").replace(hidden=(8,)), policy_gradient)
     hp = GRPO(prompts=4, group=4, accumulate=1, stale=stale, lr=0.05)
-    state = at_once(algo.init)(jax.random.key(0), hp, world)
+    state = jax.jit(algo.init)(jax.random.key(0), hp, world)
     step = jax.jit(algo.step)
     kl = []
     for t in range(4):

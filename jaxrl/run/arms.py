@@ -72,7 +72,7 @@ class Asked(NamedTuple):
     @property
     def place(self) -> Path:
         """Where it is kept."""
-        asked = self._replace(arm=self.arm._asdict(), env_params=dict(self.env_params))._asdict()
+        asked = self._asdict() | dict(arm=self.arm._asdict(), env_params=dict(self.env_params))
         del asked["metrics"]
         said = [asked, record.code("jaxrl/papers/")]
         digest = hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode())
@@ -106,8 +106,8 @@ def measure(x: Asked) -> dict:
     arm, seeds = x.arm, x.seeds
     began = time.time()
     run = dict(paper=arm.paper, env=x.env, steps=x.steps, seeds=seeds, evals=1)
-    tables = dict(env_params=dict(x.env_params), network=arm.network, hyper=arm.hyper)
-    job = jobs.resolve(run=run, **tables)
+    params = dict(x.env_params)
+    job = jobs.resolve(run=run, env_params=params, network=arm.network, hyper=arm.hyper)
     grid = points(job, arm.tune)
     s = set_up(job).among(grid)
     goal = x.by.removeprefix("-")
@@ -132,7 +132,7 @@ def measure(x: Asked) -> dict:
         network=table["network"],
         steps=job.iterations * job.hyper.steps_per_iteration,
         tuned=tuned(grid[chosen]),
-        tuning=[dict(tuned(p), **{goal: finite(x)}) for p, x in zip(grid, tried)],
+        tuning=[dict(tuned(p), **{goal: finite(r)}) for p, r in zip(grid, tried)],
         scores={k: finite(v) for k, v in scores(final, program).items()},
         wall_seconds=round(time.time() - began, 1),
     )
@@ -158,20 +158,21 @@ def there(metrics: set[str], known: Collection[str], arm: Arm) -> None:
 
 def once(x: Asked) -> dict:
     """`measure`, but never twice with the same code."""
-    if x.place.exists():
-        got = json.loads(x.place.read_text())
+    place = x.place  # of the code as it is now: a file may be edited meanwhile
+    if place.exists():
+        got = json.loads(place.read_text())
         there(x.metrics, got["scores"], x.arm)
         return got
     got = measure(x)
     got |= dict(measured=datetime.date.today().isoformat(), machine=record.machine())
-    keep(x, got)
+    keep(place, got)
     return got
 
 
-def keep(x: Asked, got: dict) -> None:
+def keep(place: Path, got: dict) -> None:
     """Keep what was measured."""
-    x.place.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(x.place, json.dumps(got))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(place, json.dumps(got))
 
 
 def choose(tried: list[float], by: str) -> int:

@@ -244,7 +244,7 @@ def from_workers(queue: str | Path, wanted: list[Asked], quick: bool, say: Any) 
             if quick:
                 yield got
                 continue
-            arms.keep(x, got)
+            arms.keep(x.place, got)
         yield arms.once(x)
 
 

@@ -25,7 +25,7 @@ def sampled():
     """Parameters that are not what sampled, and completions of prompts of several lengths."""
     noise = lambda x, k: x + 0.3 * jax.random.normal(jax.random.fold_in(k, x.size), x.shape)
     keys = jax.random.split(jax.random.key(1), 3)
-    first = at_once(NET.init)(keys[0], jnp.ones((1, 1), jnp.int32))
+    first = quick(NET.init)(keys[0], jnp.ones((1, 1), jnp.int32))
     old, params = (jax.tree.map(lambda x, k=k: noise(x, k), first) for k in keys[1:])
     x = at_once(decode)(NET, old, GAME, jnp.arange(6), jax.random.key(2), 0.7, 4)
     A = jax.random.normal(jax.random.key(3), (24, 1)) * jnp.ones((1, GAME.L))

@@ -23,7 +23,6 @@ from tests.papers.tokens_by_hand import (
     said,
     whitened,
 )
-from tests.programs import at_once
 
 GAME = task(WORLD)
 P, L = GAME.P, GAME.L
@@ -68,7 +67,7 @@ def second():
     noise = lambda x, i: x + 0.15 * jax.random.normal(jax.random.key(x.size + i), x.shape)
     moved = lambda tree, i: jax.tree.map(lambda x: noise(x, i), tree)
     step = quick(algo.step)
-    s = step(at_once(algo.init)(jax.random.key(0), hp, WORLD), jnp.int32(0), hp, WORLD)[0]
+    s = step(quick(algo.init)(jax.random.key(0), hp, WORLD), jnp.int32(0), hp, WORLD)[0]
     s = s.replace(params=moved(s.params, 1))
     s = s.replace(sampler=moved(s.params, 2))
     k_sample = jax.random.split(s.key, 3)[1]

@@ -56,12 +56,13 @@ def formula(slug, x, hp):
     n = mask.sum(1).astype(int)
     ratio = np.exp(x.log_prob - x.b.old)
     if slug in ("a_star_po", "tbrm"):
+        value = first_value(x, hp) if slug == "tbrm" else None
         for i in range(B):
             kl = sum(x.log_prob[i, t] - x.b.ref[i, t] for t in range(n[i]))
             if slug == "a_star_po":  # (β kl - A)² / 2β
                 G[i, : n[i]] = (hp.beta2 * kl - (R[i] - seen[i])) / B
             else:  # β (kl - R / β + V)² / 2
-                G[i, : n[i]] = first[i] = (hp.beta * (kl + first_value(x, hp)[i]) - R[i]) / B
+                G[i, : n[i]] = first[i] = (hp.beta * (kl + value[i]) - R[i]) / B
     elif slug == "single_stream_po":
         A = np.array(
             [R[i] - seen["alpha"][i] / (seen["alpha"] + seen["beta"])[i] for i in range(B)]
@@ -91,7 +92,7 @@ def formula(slug, x, hp):
 def first_value(x, hp, params=None):
     b = jax.tree.map(jnp.asarray, x.b).replace(tokens=jnp.asarray(x.b.tokens, jnp.int32))
 
-    @at_once
+    @jax.jit
     def of(params):
         logits = judge(x.net, params, b, hp.temperature).logits
         return jnp.log(jnp.exp(logits[:, 0]).sum(-1))
@@ -106,7 +107,7 @@ def test_a_step_is_the_formula_s_gradient(slug, monkeypatch):
     G, V, first = formula(slug, x, hp)
     want = gradient(x, hp, (G, np.zeros_like(G)), V)
     if first.any():
-        pull = at_once(lambda p, v: jax.vjp(lambda p: first_value(x, hp, p), p)[1](v)[0])
+        pull = quick(lambda p, v: jax.vjp(lambda p: first_value(x, hp, p), p)[1](v)[0])
         want = want + flat(pull(x.params, jnp.asarray(first, jnp.float32)))
     np.testing.assert_allclose(x.moved, want, rtol=2e-3, atol=2e-5 * np.abs(want).max() + 1e-6)
     assert len(set(x.b.mask.sum(1))) > 1 and (x.b.reward >= 1).any() and (x.b.reward < 1).any()
@@ -244,7 +245,7 @@ def test_first_tries_are_of_every_prompt_by_the_reference(monkeypatch):
     want = (jnp.exp(log_p) * rewards).sum(-1)
     np.testing.assert_allclose(R.mean(1), want, atol=4 * 0.3 / np.sqrt(100))
     monkeypatch.setattr(a_star_po, "tries", lambda *args: R[:, :4])
-    again = at_once(a_star_po.make(world, NETWORK).init)(jax.random.key(0), hp, world).table
+    again = quick(a_star_po.make(world, NETWORK).init)(jax.random.key(0), hp, world).table
     np.testing.assert_allclose(again, a_star_po.optimal_values(R[:, :4], 0.5), rtol=1e-6)
 
 

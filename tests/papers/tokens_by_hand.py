@@ -56,9 +56,9 @@ def stepped(module, hp, monkeypatch) -> Step:
     monkeypatch.setattr(type(task(WORLD)), "ends", ends)
     net = model(WORLD, NETWORK)
     algo = module.make(WORLD, NETWORK)
-    s = at_once(algo.init)(jax.random.key(0), hp, WORLD)
+    s = quick(algo.init)(jax.random.key(0), hp, WORLD)
 
-    @at_once
+    @quick
     def moved(tree, size, key):
         noise = lambda x: x + size * jax.random.normal(jax.random.fold_in(key, x.size), x.shape)
         return jax.tree.map(noise, tree)
@@ -94,7 +94,7 @@ def gradient(x: Step, hp, by_log_prob, by_value):
 
     entropy = -hp.ent_coef * by_log_prob[1]
     of = lambda params: said(x.net, params, b, hp.temperature)
-    pull = at_once(lambda params, parts: jax.vjp(of, params)[1](parts)[0])
+    pull = quick(lambda params, parts: jax.vjp(of, params)[1](parts)[0])
     parts = (by_log_prob[0], by_value, entropy)
     return flat(pull(x.params, tuple(jnp.asarray(p, jnp.float32) for p in parts)))
 
