@@ -1,7 +1,7 @@
 """Scaling on paper: an iteration on 8 and on 1,024 accelerators, and what a failure costs.
 
     python experiments/scaling.py measure     what can be measured on this machine, then the tables
-    python experiments/scaling.py tables      the tables again, from what was measured
+    python experiments/scaling.py tables      the tables again, with what other records hold now
     python experiments/scaling.py own --seconds 0.15 --parameters 9155 --updates 64 \
         --steps 65536 --step-bytes 500        your own case, on one line an accelerator count
 
@@ -230,10 +230,7 @@ def measure() -> dict:
     )
 
 
-# ---- the cases and their tables -----------------------------------------------------------------
-
-
-def seconds_of(name: str, key: str, *more: str) -> float:
+def record_of(name: str, key: str, *more: str) -> float:
     """A number of a record of this repository."""
     x = json.loads((HERE.parent / name).read_text())
     for k in (key, *more):
@@ -241,14 +238,24 @@ def seconds_of(name: str, key: str, *more: str) -> float:
     return float(x)
 
 
+def of_records() -> dict:
+    """What other records hold: steps a second of the small runs, a language model's bytes."""
+    model = ("models/memory.json", "found", "0.5B", "all, bfloat16")
+    return dict(
+        mlp=record_of("bench/bench.json", "b/1", "steps_per_second"),
+        cnn=record_of("learning/breakout_cnn.json", "summary", "env_steps_per_second"),
+        model={k: record_of(*model, k) for k in ("parameters", "cache_per_token", "state")},
+    )
+
+
+# ---- the cases and their tables -----------------------------------------------------------------
+
+
 def cases(found: dict) -> list[Run]:
     """The runs of the tables. Of the small ones the seconds are a CPU's; see the page."""
-    mlp, cnn, c = found["mlp"], found["cnn"], Cluster()
+    mlp, cnn, recorded, c = found["mlp"], found["cnn"], found["records"], Cluster()
     small, steps = 2048 * 32, 8192 * 128
-    rate = seconds_of("learning/breakout_cnn.json", "summary", "env_steps_per_second")
-    bench = small / seconds_of("bench/bench.json", "b/1", "steps_per_second")
-    model = ("models/memory.json", "found", "0.5B", "all, bfloat16")
-    n, cache, state = (seconds_of(*model, k) for k in ("parameters", "cache_per_token", "state"))
+    n, cache, state = (recorded["model"][k] for k in ("parameters", "cache_per_token", "state"))
     rows, length = 1024, 2000  # completions of an iteration, and their tokens
     read = length * 4 * n / c.hbm  # each step of writing reads the weights, on every accelerator
     cached = rows * length**2 / 2 * cache / c.hbm
@@ -260,7 +267,7 @@ def cases(found: dict) -> list[Run]:
             *of(mlp),
             small,
             mlp["step_bytes"],
-            bench,
+            small / recorded["mlp"],
             envs=2048,
             whose=cores,
         ),
@@ -269,7 +276,7 @@ def cases(found: dict) -> list[Run]:
             *of(cnn),
             steps,
             cnn["step_bytes"],
-            steps / rate,
+            steps / recorded["cnn"],
             envs=8192,
             whose=cores,
         ),
@@ -440,7 +447,7 @@ def main() -> None:
         if said.what == "measure"
         else json.loads((HERE / "scaling.json").read_text())["measured"]
     )
-    write_tables(found)
+    write_tables(found | dict(records=of_records()))
 
 
 if __name__ == "__main__":
