@@ -41,6 +41,7 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
 
     That gradient, xᵀ g, XLA gives to a slow routine on one core unless xᵀ lies in memory as such:
     at 4,096 rows of a 64 x 64 network the whole of a gradient step takes 0.7 of the time with it.
+    For a single output, as a critic's, XLA's own is faster: 0.93 of a step at 256 rows.
     """
     return x @ w
 
@@ -48,7 +49,7 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
 @product.defjvp
 def _(primals, tangents):
     (x, w), (dx, dw) = primals, tangents
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or w.shape[-1] == 1:
         return x @ w, dx @ w + x @ dw
     columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     by_w = jax.lax.dot_general(columns, dw, (((0,), (0,)), ((), ())))

@@ -159,17 +159,15 @@ def rollout(
         env, s = world.step(chance, env, action)
         done = s.terminated | s.truncated
         ep = Episodes(ep.ret + s.reward, ep.length + 1)
-        ended = named(world, ep.ret) | dict(length=ep.length)
-        finished = {f"episode_{k}": jnp.where(done, x, 0).sum() for k, x in ended.items()}
-        finished["episodes"] = done.sum()
-        total = {k: x + finished[k].astype(x.dtype) for k, x in total.items()}
+        ended = [*named(world, ep.ret).values(), ep.length, jnp.ones_like(ep.length)]
+        total += jnp.where(done, jnp.stack(ended), 0.0)
         ep = choose(done, jax.tree.map(jnp.zeros_like, ep), ep)
         ahead = kept(see(stage, s.final_obs), hp)
         if judge and remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
         flags = dict(terminated=s.terminated, done=done)
         seen, ahead = jax.tree.map(bits, (seen, ahead))
-        row = Batch(seen, action, record, start, value, ahead, s.reward, **flags)
+        row = Batch(seen, action, record, None, value, ahead, s.reward, **flags)
         raw = obs if hp.normalise_obs and not little else ()
         if hp.normalise_obs and little:
             moments = normalise.update(moments, obs)
@@ -177,8 +175,8 @@ def rollout(
 
     little = lean(hp)
     remembers = bool(jax.tree.leaves(stage.memory))
-    counted = [f"episode_{k}" for k in (*(objectives(world) or ["return"]), "length")]
-    total = dict.fromkeys([*counted, "episodes"], jnp.zeros(()))
+    counted = *(objectives(world) or ["return"]), "length", "episodes"
+    total = jnp.zeros((len(counted), stage.start.size))  # of each environment's finished episodes
     moments = stage.obs_moments if little else ()
     carry = (stage.env, stage.obs, stage.start, stage.memory, stage.episodes, total, moments)
     key_act, key_env = jax.random.split(key)
@@ -191,6 +189,7 @@ def rollout(
     later = jax.random.split(key_env, steps) if little else chances(key_env, steps)
     drawn = noise, later
     carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
+    batch = batch.replace(start=jnp.concatenate([stage.start[None], batch.done[:-1]]))
     like = jax.eval_shape(lambda s: kept(see(s, s.obs), hp), stage)
     batch = batch.replace(obs=jax.tree.map(of_bits, batch.obs, like))
     if not (judge and remembers):
@@ -213,11 +212,10 @@ def rollout(
         stage = stage.replace(obs_moments=moments)
     if hp.normalise_reward:
         stage, batch = scale_reward(stage, batch, hp)
-    count = total["episodes"]
-    mean = {
-        k: jnp.where(count > 0, v / count, jnp.nan) for k, v in total.items() if k != "episodes"
-    }
-    return stage, batch, mean | dict(episodes=count)
+    *sums, count = total.sum(1)
+    mean = jnp.where(count > 0, jnp.stack(sums) / count, jnp.nan)
+    said = {f"episode_{k}": x for k, x in zip(counted, mean)}
+    return stage, batch, said | dict(episodes=count)
 
 
 def ahead_of(look: Callable, value: Any, b: Batch) -> Any:
