@@ -165,9 +165,9 @@ def rollout(
         ahead = kept(see(stage, s.final_obs), hp)
         if judge and remembers:  # the value of s' needs the memory after s
             ahead = policy.act(params, ahead, jnp.zeros_like(done), memory, None)[2]
-        flags = dict(terminated=s.terminated, done=done)
         seen, ahead = jax.tree.map(bits, (seen, ahead))
-        row = Batch(seen, action, record, None, value, ahead, s.reward, **flags)
+        row = dict(obs=seen, action=action, record=record, value=value, next_value=ahead)
+        row |= dict(reward=s.reward, terminated=s.terminated, done=done)
         raw = obs if hp.normalise_obs and not little else ()
         if hp.normalise_obs and little:
             moments = normalise.update(moments, obs)
@@ -188,8 +188,8 @@ def rollout(
 
     later = jax.random.split(key_env, steps) if little else chances(key_env, steps)
     drawn = noise, later
-    carry, (batch, raw) = jax.lax.scan(one, carry, drawn)
-    batch = batch.replace(start=jnp.concatenate([stage.start[None], batch.done[:-1]]))
+    carry, (each_step, raw) = jax.lax.scan(one, carry, drawn)
+    batch = Batch(start=jnp.concatenate([stage.start[None], each_step["done"][:-1]]), **each_step)
     like = jax.eval_shape(lambda s: kept(see(s, s.obs), hp), stage)
     batch = batch.replace(obs=jax.tree.map(of_bits, batch.obs, like))
     if not (judge and remembers):
