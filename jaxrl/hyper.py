@@ -104,8 +104,9 @@ def bounds_of(hp: Any, name: str) -> Any:
 
 
 def cast(hp: Any) -> Any:
-    """Every leaf as a float32 array: an int or a float64 would compile a second program."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hp)
+    """Every leaf as a float32 array: an int or a float64 would compile a second program. They are
+    put there by the host, without a small program each."""
+    return jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), hp))
 
 
 def ends(interval: str) -> tuple[float, float]:

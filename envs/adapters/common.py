@@ -116,7 +116,7 @@ def number(name: str, value: Any, default: Any) -> jax.Array:
             f"{name}: {value!r} is not {'true or false' if kind == 'b' else 'an integer'}"
         )
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(x, dtype)
+        return jax.device_put(x.astype(dtype))
 
 
 def physics(name: str, params: dict, defaults: dict, *others: str) -> dict[str, jax.Array]:

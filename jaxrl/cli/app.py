@@ -40,7 +40,7 @@ COMMANDS = {
 }
 BAD_INPUT, INTERRUPTED = 2, 130
 SHARED = (DIVERGED, 130, 143)  # codes with which all of several processes end
-GARBAGE = 50_000  # objects between two collections: at 700 they take a sixth of a start
+GARBAGE = 1_000_000  # objects between two collections: at 700 they take a sixth of a start
 
 
 class Lazy(click.Group):

@@ -84,7 +84,7 @@ class Setting(NamedTuple):
     @property
     def keys(self) -> jax.Array:
         """[rows]: a seed's key does not depend on how many there are."""
-        return jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
+        return jax.jit(jax.vmap(jax.random.key))(self.seeds.astype(np.uint32))
 
     def among(self, points: list) -> "Setting":
         """The same, whose sweeps share what none of these points changes: then a choice by it is
@@ -184,7 +184,7 @@ def set_up(job: Job, begun: bool = False) -> Setting:
         hint = "" if job.devices else "; --devices all shares environments too"
         raise InputError(f"devices: {why}{hint}")
     try:
-        step = jax.make_jaxpr(algo.step)(one_state(setting), jnp.int32(0), hp, world)
+        step = jax.make_jaxpr(algo.step)(one_state(setting), np.int32(0), hp, world)
     except InputError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as e:
@@ -202,7 +202,7 @@ def unread(s: Setting) -> None:
 
     def step(**said):
         hp = s.hp.replace(**said)
-        made = str(jax.make_jaxpr(s.algo.step)(one_state(s), jnp.int32(0), hp, s.world))
+        made = str(jax.make_jaxpr(s.algo.step)(one_state(s), np.int32(0), hp, s.world))
         return re.sub("0x[0-9a-f]+", "", made)  # where functions lie
 
     if not hasattr(s.job.hyper, "storage"):
@@ -260,7 +260,7 @@ def try_out(name: str, world: Any) -> None:
 
 def one_state(s: Setting) -> Any:
     """The shapes of one seed's state."""
-    return jax.eval_shape(s.algo.init, jax.random.key(0), s.hp, s.world)
+    return jax.eval_shape(lambda *rest: s.algo.init(jax.random.key(0), *rest), s.hp, s.world)
 
 
 def over_rows(f: Callable, s: Setting) -> Callable:
@@ -430,7 +430,7 @@ def build(s: Setting) -> Program:
     keep_memory()
     job, algo, began = s.job, s.algo, time.perf_counter()
     chunk = max(1, job.iterations // max(50, job.evals))
-    rest, i = (s.hp, s.world), jnp.int32(0)
+    rest, i = (s.hp, s.world), np.int32(0)
     start, step = over_rows(algo.init, s), over_rows(partial(advance, algo, chunk), s)
     state = jax.eval_shape(start, s.keys, *rest)
 
@@ -511,7 +511,6 @@ def execute(
     """
     if state is None:
         state = program.init(s.keys, s.hp, s.world)
-    keys = evaluation_keys(s, 0)
     job, size = s.job, program.chunk
     total = job.iterations
     evals = min(job.evals, total)
@@ -522,7 +521,7 @@ def execute(
             ahead.append(every - done % every)
         n = min([size, total - done, *ahead])
         began = time.perf_counter()
-        state, metrics = program.advance(state, jnp.int32(done), jnp.int32(n), s.hp, s.world)
+        state, metrics = program.advance(state, np.int32(done), np.int32(n), s.hp, s.world)
         done += n
         metrics = ranks.whole(metrics)
         seconds = ranks.agreed(time.perf_counter() - began)
@@ -530,7 +529,8 @@ def execute(
         metrics = {k: v[:, :n] for k, v in metrics.items()}
         evaluation = None
         if done in stops:
-            evaluation = mean_returns(program.greedy((state, keys), s.hp, s.world))
+            last = (state, evaluation_keys(s, 0))
+            evaluation = mean_returns(program.greedy(last, s.hp, s.world))
         see(Chunk(done, state, metrics, evaluation, seconds))
         program.greedy.soon()
     return state

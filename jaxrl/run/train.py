@@ -3,7 +3,6 @@
 import contextlib
 import json
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -71,7 +70,6 @@ def train(
     s = setting or set_up(job)
     job = s.job
     say(f"compiling {job.title}: {job.seeds} seeds, {job.iterations} iterations")
-    threading.Thread(target=checkpoint.orbax).start()  # imported while XLA compiles
     program = build(s)
     with owned(folder) as place:
         return work(s, program, record.Recorder(place, job), None, see, say, sinks)
