@@ -7,7 +7,6 @@ steps they are 1/T of the above. See "Hessian Aided Policy Gradient" by Shen, Ri
 and Mi (ICML 2019).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,19 +15,6 @@ import optax
 
 from jaxrl.core import Policy
 from jaxrl.types import Batch, Key, Params
-
-
-def summed(f: Callable, pieces: Any) -> tuple[Any, Any]:
-    """The sum of x, and every y [n, ...], of f(piece) = (x, y) for pieces [n, ...], one after the
-    other: of what f needs on the way to a gradient, memory holds a piece's at a time."""
-    shapes = jax.eval_shape(f, jax.tree.map(lambda x: x[0], pieces))[0]
-    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def add(total, piece):
-        x, y = f(piece)
-        return jax.tree.map(jnp.add, total, x), y
-
-    return jax.lax.scan(add, none, pieces)
 
 
 def gradient(

@@ -13,7 +13,6 @@ from jaxrl import rollout as rollouts
 from jaxrl.core import train
 from jaxrl.errors import InputError
 from jaxrl.families import on_policy as family
-from jaxrl.gradients import summed
 from jaxrl.hyper import check
 from jaxrl.papers.on_policy import ppo
 from jaxrl.papers.on_policy.ppo import PPO
@@ -144,13 +143,6 @@ def test_minibatches_of_what_is_stored_make_no_copy_of_the_whole():
 
 
 # ---- accumulation ----------------------------------------------------------------------------
-
-
-def test_summed_is_the_sum_and_the_list():
-    x = jnp.arange(12.0).reshape(4, 3)
-    total, each = summed(lambda x: ((x**2).sum(), x[0]), x)
-    assert total == (np.arange(12.0) ** 2).sum()
-    np.testing.assert_array_equal(each, [0, 3, 6, 9])
 
 
 @both

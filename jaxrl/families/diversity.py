@@ -39,6 +39,7 @@ from jaxrl.families.on_policy import (
     stateless,
 )
 from jaxrl.hyper import arg, hyper
+from jaxrl.loops import averaged
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import begin, choose, draw, objectives, rollout, rows
@@ -243,9 +244,9 @@ def diversity(policy: Policy, direction: Callable, interior: Callable = lambda h
         def epoch(carry, k):
             return one_pass(one, carry, b, k, hp, False)
 
-        carry, stats = jax.lax.scan(epoch, (s.params, s.opt), jax.random.split(k, hp.epochs))
+        carry, stats = averaged(epoch, (s.params, s.opt), jax.random.split(k, hp.epochs))
         params, state = carry
-        return s.replace(params=params, opt=state, key=key), jax.tree.map(jnp.mean, stats)
+        return s.replace(params=params, opt=state, key=key), stats
 
     inner = on_policy(
         policy,

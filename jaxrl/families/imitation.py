@@ -38,6 +38,7 @@ from jaxrl.families.off_policy import (
 )
 from jaxrl.families.offline import learn, recorded
 from jaxrl.hyper import arg, hyper
+from jaxrl.loops import averaged
 from jaxrl.networks import MLP, Actor, seen
 from jaxrl.policies import Network
 from jaxrl.rollout import Stage, begin
@@ -220,8 +221,8 @@ def imitation(
             return tuple(carry), stats
 
         keys = jax.random.split(key, hp.disc_updates)
-        (params, opt), stats = jax.lax.scan(one, (s.params, s.opt), keys)
-        return s.replace(params=params, opt=opt), jax.tree.map(jnp.mean, stats)
+        (params, opt), stats = averaged(one, (s.params, s.opt), keys)
+        return s.replace(params=params, opt=opt), stats
 
     def step(s, t, hp, world):
         key, k_play, k_disc, k_learn = jax.random.split(s.key, 4)

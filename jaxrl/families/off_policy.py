@@ -23,6 +23,7 @@ from jaxrl.core import Algo, Learner, Policy
 from jaxrl.errors import InputError
 from jaxrl.heads import MASKED
 from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.loops import averaged
 from jaxrl.optim import adam
 from jaxrl.policies import TORSOS, Network
 from jaxrl.rollout import Stage, agents, begin, choose, objectives, unjudged
@@ -267,8 +268,7 @@ def off_policy(learner: Learner) -> Algo:
             return tuple(carry), stats
 
         each = jnp.arange(hp.updates), jax.random.split(key, hp.updates)
-        carry, stats = jax.lax.scan(one, (params, opt), each)
-        return carry, jax.tree.map(jnp.mean, stats)
+        return averaged(one, (params, opt), each)
 
     def init(key, hp, world):
         plain(world)

@@ -23,6 +23,7 @@ from jaxrl.core import Algo, Learner
 from jaxrl.errors import InputError
 from jaxrl.families.off_policy import OffPolicy, explorer, n_steps, plain, replay, warmup
 from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.loops import averaged
 from jaxrl.rollout import Stage, begin, unjudged
 from jaxrl.types import Key, Params, Transitions
 
@@ -165,8 +166,8 @@ def learn(learner: Learner, batch: Callable, s: State, key: Key, t: Any, hp: Any
         return tuple(carry), stats
 
     each = jnp.arange(hp.updates), jax.random.split(key, hp.updates)
-    (params, opt), stats = jax.lax.scan(one, (s.params, s.opt), each)
-    return s.replace(params=params, opt=opt, t=s.t + 1), jax.tree.map(jnp.mean, stats)
+    (params, opt), stats = averaged(one, (s.params, s.opt), each)
+    return s.replace(params=params, opt=opt, t=s.t + 1), stats
 
 
 # ---- the builders ----------------------------------------------------------------------------

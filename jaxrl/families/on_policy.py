@@ -20,8 +20,8 @@ from flax import struct
 from jaxrl import returns
 from jaxrl.core import Algo, Part, Policy
 from jaxrl.errors import InputError
-from jaxrl.gradients import summed
 from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.loops import averaged, summed
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import Stage, begin, flattened, rollout, rows, see
@@ -214,11 +214,12 @@ def picked(x: jax.Array, i: jax.Array) -> jax.Array:
 
 
 def one_pass(step: Callable, carry: Any, b: Batch, key: Key, hp: Any, sequences: bool):
-    """step(carry, minibatch, key) -> (carry, stats) over the minibatches of a shuffled batch."""
+    """The last carry of step(carry, minibatch, key) -> (carry, stats) over the minibatches of a
+    shuffled batch, and each stat's mean."""
     k_shuffle, k_step = jax.random.split(key)
     index, take = minibatches(k_shuffle, b, hp, sequences)
     each = lambda carry, x: step(carry, take(x[0]), x[1])
-    return jax.lax.scan(each, carry, (index, jax.random.split(k_step, hp.minibatches)))
+    return averaged(each, carry, (index, jax.random.split(k_step, hp.minibatches)))
 
 
 def total_loss(policy: Acting, surrogate: Callable, value_loss: Callable = squared_error):
@@ -226,16 +227,21 @@ def total_loss(policy: Acting, surrogate: Callable, value_loss: Callable = squar
 
     def loss(params, old_params, b, key, hp):
         w = bound(policy, hp).judge(params, old_params, b, key)
-        policy_loss, value = surrogate(w, b, hp).mean(), value_loss(w, b, hp).mean()
-        entropy = w.entropy().mean()
+        policy_loss, value, entropy = surrogate(w, b, hp), value_loss(w, b, hp), w.entropy()
+        total = policy_loss.mean() + hp.vf_coef * value.mean() - hp.ent_coef * entropy.mean()
         gain = jnp.expm1(w.log_ratio)  # r - 1
-        stats = dict(policy_loss=policy_loss, value_loss=value, entropy=entropy)
-        stats["approx_kl"] = (gain - w.log_ratio).mean()  # k3, Schulman 2020: >= 0, unbiased
-        stats["ratio_deviation"] = jnp.abs(gain).mean()
-        stats["ratio_excursion"] = jnp.abs(gain).max()
-        return policy_loss + hp.vf_coef * value - hp.ent_coef * entropy, stats
+        each = dict(policy_loss=policy_loss, value_loss=value, entropy=entropy)
+        each["approx_kl"] = gain - w.log_ratio  # k3, Schulman 2020: >= 0, unbiased
+        each["ratio_deviation"] = jnp.abs(gain)
+        return total, means(each) | dict(ratio_excursion=jnp.abs(gain).max())
 
     return loss
+
+
+def means(each: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The means of arrays of one shape, or that broadcast to one, all by one reduction."""
+    all_ = jax.lax.stop_gradient(jnp.stack(jnp.broadcast_arrays(*each.values())))
+    return dict(zip(each, all_.mean(tuple(range(1, all_.ndim)))))
 
 
 def gradient(loss: Callable, params: Params, old: Params, b: Batch, key: Key, hp: Any, axis: int):
@@ -296,9 +302,9 @@ def sgd(
         def epoch(carry, k):
             return one_pass(step, carry, b, k, hp, sequences)
 
-        carry, stats = jax.lax.scan(epoch, (s.params, s.opt), jax.random.split(k, hp.epochs))
+        carry, stats = averaged(epoch, (s.params, s.opt), jax.random.split(k, hp.epochs))
         params, opt_state = carry
-        return s.replace(params=params, opt=opt_state, key=key), jax.tree.map(jnp.mean, stats)
+        return s.replace(params=params, opt=opt_state, key=key), stats
 
     return stateless(update)
 

@@ -61,6 +61,7 @@ from jaxrl.core import Algo
 from jaxrl.errors import InputError
 from jaxrl.families.tokens import Tokens
 from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.loops import averaged
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
 from jaxrl.rewards import RewardModel, drawn, modelled, outcomes, predicted, states
@@ -484,8 +485,8 @@ def preference(
             stats = dict(loss=value, grad_norm=norm(grads)) | (ends if hp.sets else {})
             return (optax.apply_updates(part, updates), opt), stats
 
-        (part, opt), stats = jax.lax.scan(one, (learned(s.params), s.opt), xs)
-        return whole(s.params, part), opt, sets, jax.tree.map(jnp.mean, stats)
+        (part, opt), stats = averaged(one, (learned(s.params), s.opt), xs)
+        return whole(s.params, part), opt, sets, stats
 
     # ---- the algorithm
 

@@ -32,6 +32,7 @@ from jaxrl.errors import InputError
 from jaxrl.families.offline import moments, see
 from jaxrl.families.preference import Said, turned
 from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.loops import averaged
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network, policy_for
 from jaxrl.rollout import choose, known
@@ -172,10 +173,10 @@ def segments(world: Any, network: Network, loss: Callable, *, optimiser: Callabl
             )
             return (optax.apply_updates(params, updates), opt), stats
 
-        (params, opt), stats = jax.lax.scan(one, (s.params, opt), jax.random.split(k, hp.updates))
+        (params, opt), stats = averaged(one, (s.params, opt), jax.random.split(k, hp.updates))
         none = dict(episode_return=jnp.float32(jnp.nan), episodes=jnp.float32(0))
         s = s.replace(params=params, opt=opt, ref=ref, key=key)
-        return s, none | jax.tree.map(jnp.mean, stats)
+        return s, none | stats
 
     def act(s, obs, memory, key, hp):
         start = jnp.zeros(len(jax.tree.leaves(obs)[0]), bool)

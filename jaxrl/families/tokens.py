@@ -56,8 +56,8 @@ from jaxrl.completions import (
     whole,
 )
 from jaxrl.core import Algo, Part
-from jaxrl.gradients import summed
 from jaxrl.hyper import Linear, arg, hyper
+from jaxrl.loops import averaged, summed
 from jaxrl.optim import adam, norm
 from jaxrl.policies import Network
 from jaxrl.returns import group_advantage
@@ -412,8 +412,8 @@ def tokens(
 
         keys = jax.random.split(key, hp.epochs)
         orders = [shuffle(k, hp.prompts).reshape(hp.minibatches, -1) for k in keys]
-        (params, opt), stats = jax.lax.scan(one, (params, opt), jnp.concatenate(orders))
-        return params, opt, jax.tree.map(jnp.mean, stats)
+        (params, opt), stats = averaged(one, (params, opt), jnp.concatenate(orders))
+        return params, opt, stats
 
     def step(s, t, hp, world):
         key, k_sample, k_update = jax.random.split(s.key, 3)

@@ -37,7 +37,8 @@ def is_finite(state: Any, metrics: dict[str, Any]) -> jax.Array:
     """Whether the parameters (the whole state of an algorithm without) and the metrics are."""
     leaves = jax.tree.leaves((getattr(state, "params", state), watched(metrics)))
     floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+    together = jnp.concatenate([x.ravel() for x in floats])  # one kernel, not three for each
+    return jnp.isfinite(together).all()
 
 
 def guarded(algo: Algo, freeze: bool) -> Algo:
