@@ -350,6 +350,20 @@ def test_squared_error_is_half_the_square():
     assert squared_error(W, Batch(0, 0, 0, 0, target=jnp.array([1.0])), None) == 2.0
 
 
+def test_means_are_each_arrays_own_whatever_their_shapes():
+    """A critic of several rewards has an error of each."""
+    each = dict(loss=jnp.arange(4.0), error=jnp.arange(8.0).reshape(4, 2), entropy=jnp.ones(4))
+    assert {k: float(x) for k, x in family.means(each).items()} == dict(
+        loss=1.5, error=3.5, entropy=1.0
+    )
+
+
+def test_what_a_loss_says_of_itself_has_no_gradient():
+    """Else a paper that adds it to its loss would count the loss twice."""
+    g = jax.grad(lambda x: family.means(dict(loss=x, other=x**2))["loss"])(jnp.ones(3))
+    np.testing.assert_array_equal(g, 0)
+
+
 def test_a_family_needs_a_surrogate_or_an_update():
     with pytest.raises(TypeError, match="surrogate or an update"):
         on_policy(None)

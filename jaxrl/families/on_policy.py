@@ -239,9 +239,15 @@ def total_loss(policy: Acting, surrogate: Callable, value_loss: Callable = squar
 
 
 def means(each: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The means of arrays of one shape, or that broadcast to one, all by one reduction."""
-    all_ = jax.lax.stop_gradient(jnp.stack(jnp.broadcast_arrays(*each.values())))
-    return dict(zip(each, all_.mean(tuple(range(1, all_.ndim)))))
+    """The mean of each array; those of one shape by one reduction."""
+    alike: dict[tuple[int, ...], dict[str, jax.Array]] = {}
+    for name, x in each.items():
+        alike.setdefault(x.shape, {})[name] = jax.lax.stop_gradient(x)
+    out = {}
+    for shape, arrays in alike.items():
+        mean = jnp.stack(list(arrays.values())).mean(tuple(range(1, 1 + len(shape))))
+        out |= dict(zip(arrays, mean))
+    return out
 
 
 def gradient(loss: Callable, params: Params, old: Params, b: Batch, key: Key, hp: Any, axis: int):
