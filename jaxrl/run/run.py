@@ -41,6 +41,8 @@ WIDE = {"xla_cpu_prefer_vector_width": "512"}
 ROWS, ENVS, ALL = PartitionSpec("rows"), PartitionSpec("rows", "envs"), PartitionSpec()
 QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
+keys_of = jax.jit(jax.vmap(jax.random.key))  # one for all: another would compile anew each time
+
 
 class Layout(NamedTuple):
     """How many devices share the rows, as many to each, and how many the environments of each."""
@@ -84,7 +86,7 @@ class Setting(NamedTuple):
     @property
     def keys(self) -> jax.Array:
         """[rows]: a seed's key does not depend on how many there are."""
-        return jax.jit(jax.vmap(jax.random.key))(self.seeds.astype(np.uint32))
+        return keys_of(self.seeds.astype(np.uint32))
 
     def among(self, points: list) -> "Setting":
         """The same, whose sweeps share what none of these points changes: then a choice by it is
@@ -511,6 +513,7 @@ def execute(
     """
     if state is None:
         state = program.init(s.keys, s.hp, s.world)
+    keys = cache(partial(evaluation_keys, s, 0))  # made once, after the first update
     job, size = s.job, program.chunk
     total = job.iterations
     evals = min(job.evals, total)
@@ -529,8 +532,7 @@ def execute(
         metrics = {k: v[:, :n] for k, v in metrics.items()}
         evaluation = None
         if done in stops:
-            last = (state, evaluation_keys(s, 0))
-            evaluation = mean_returns(program.greedy(last, s.hp, s.world))
+            evaluation = mean_returns(program.greedy((state, keys()), s.hp, s.world))
         see(Chunk(done, state, metrics, evaluation, seconds))
         program.greedy.soon()
     return state
